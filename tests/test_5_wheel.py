@@ -1,0 +1,77 @@
+"""The package that users get: built, installed in a fresh virtual environment, used from another directory."""
+import json
+import sys
+import sysconfig
+import tarfile
+import zipfile
+from email import message_from_bytes
+from pathlib import Path
+
+import pytest
+from conftest import NBS, ROOT, run
+
+EXPERIMENTS = {p.name for p in NBS.glob("exp_*.ipynb")}
+WALK = """
+import importlib, json, pkgutil, ad_distill
+names = [m.name for m in pkgutil.walk_packages(ad_distill.__path__, "ad_distill.") if not m.name.endswith("__main__")]
+print(json.dumps({n: importlib.import_module(n).__file__ for n in ["ad_distill", *names]}))
+"""
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    "The sdist, and the wheel that is built from it."
+    import shutil
+    skip = shutil.ignore_patterns(".venv", ".git", "runs", "build", "dist", "_proc", "_docs", "__pycache__", ".*_cache", "*.egg-info")
+    copy, dist = tmp_path_factory.mktemp("build") / "copy", tmp_path_factory.mktemp("dist")
+    shutil.copytree(ROOT, copy, ignore=skip)
+    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", dist, ".", cwd=copy)
+    return next(dist.glob("*.tar.gz")), next(dist.glob("*.whl"))
+
+
+@pytest.fixture(scope="module")
+def venv(built, tmp_path_factory):
+    "A fresh virtual environment with the wheel; what it depends on comes from the environment that runs the tests."
+    home = tmp_path_factory.mktemp("fresh") / "venv"
+    run(sys.executable, "-m", "venv", "--without-pip", home, cwd=home.parent)
+    run(sys.executable, "-m", "pip", "--python", home / "bin/python", "install", "-q", "--no-deps", "--no-index", built[1], cwd=home.parent)
+    site = next(home.glob("lib/python*/site-packages"))
+    (site / "heavy.pth").write_text(sysconfig.get_path("purelib") + "\n")  # its own .pth files, the editable install, are not read
+    return home
+
+
+def test_sdist_and_wheel_hold_the_experiments(built):
+    sdist, wheel = built
+    inside = {Path(n).name for n in tarfile.open(sdist).getnames() if "/nbs/exp_" in n and n.endswith(".ipynb")}
+    assert inside == EXPERIMENTS and EXPERIMENTS
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {n for n in names if n.startswith("ad_distill/experiments/")} == {f"ad_distill/experiments/{n}" for n in EXPERIMENTS}
+    top = {n.split("/")[0] for n in names}
+    assert all(t == "ad_distill" or t.endswith(".dist-info") for t in top), f"the wheel installs more than the package: {top}"
+
+
+def test_metadata(built):
+    wheel = zipfile.ZipFile(built[1])
+    meta = message_from_bytes(wheel.read(next(n for n in wheel.namelist() if n.endswith("METADATA"))))
+    core = [r for r in meta.get_all("Requires-Dist") if "extra ==" not in r]
+    assert any(r.startswith("torch") for r in core) and not any(r.startswith(("nbdev", "pytest", "ruff")) for r in core)
+    assert {"dev", "docs", "lora", "sb3", "box2d", "rlhf", "minari", "ray", "all"} <= set(meta.get_all("Provides-Extra"))
+    assert meta["Requires-Python"] == ">=3.11" and meta["License-File"] == "LICENSE"
+
+
+def test_every_module_imports(venv, tmp_path):
+    files = json.loads(run(venv / "bin/python", "-c", WALK, cwd=tmp_path).stdout.splitlines()[-1])
+    exported = {p.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".") for p in (ROOT / "ad_distill").glob("**/*.py")}
+    assert {n.removesuffix(".__init__") for n in exported if not n.endswith("__main__")} == files.keys()
+    assert all(venv in Path(f).parents for f in files.values()), f"not from the wheel: {files}"
+
+
+def test_command_line_of_the_wheel(venv, tmp_path):
+    assert "generate" in run(venv / "bin/ad_distill", "--help", cwd=tmp_path).stdout
+    assert "generate" in run(venv / "bin/python", "-m", "ad_distill", "--help", cwd=tmp_path).stdout
+    assert "dark_room" in run(venv / "bin/ad_distill", "tasks", cwd=tmp_path).stdout
+
+
+def test_experiment_of_the_wheel_runs(venv, tmp_path):
+    run(venv / "bin/ad_distill", "run", "exp_bandit", "-p", "scale", "smoke", "--out", "out/bandit.ipynb", cwd=tmp_path, MPLBACKEND=None)
+    assert (tmp_path / "out/bandit.ipynb").exists()
