@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['Failure', 'Commands', 'main']
 
-# %% ../nbs/50_cli.ipynb #484b3506
-import errno, json, math, os, re, sys, tempfile, time
+# %% ../nbs/50_cli.ipynb #e196b614
+import errno, json, logging, math, os, re, sys, tempfile, time
 from ast import literal_eval
 from contextlib import contextmanager
 from dataclasses import MISSING, fields
@@ -19,7 +19,7 @@ import click
 
 from . import __version__
 
-# %% ../nbs/50_cli.ipynb #788a0de5
+# %% ../nbs/50_cli.ipynb #a41f6776
 class Failure(click.ClickException):
     "Ends a command with one line on stderr and an exit code."
     def __init__(self,
@@ -34,12 +34,11 @@ _PATHS = (errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.EACCES,
 
 def _failure(e: BaseException) -> Failure | None:
     "What an exception means to the user; None for one that must not happen."
-    from ad_distill.trajectory import UserError
     if isinstance(e, click.UsageError):
         return Failure(e.format_message() + (f" (see {e.ctx.command_path} --help)" if e.ctx else ""), 2)
     if isinstance(e, click.Abort): return Failure("interrupted", 130)
     if isinstance(e, Failure): return e
-    if isinstance(e, UserError): return Failure(str(e), 2)
+    if isinstance(e, getattr(sys.modules.get("ad_distill.trajectory"), "UserError", ())): return Failure(str(e), 2)
     if isinstance(e, MemoryError): return Failure(f"not enough memory: {e or 'ask for less at a time'}", 1)
     if isinstance(e, OSError) and e.errno in _FULL: return Failure(str(e) if e.filename else f"no room left ({e.strerror})", 1)
     if isinstance(e, OSError) and e.errno in _PATHS and e.filename: return Failure(f"{e.filename}: {e.strerror}", 2)
@@ -86,7 +85,7 @@ def main(ctx: click.Context) -> None:
         if hasattr(stream, "reconfigure"): stream.reconfigure(errors="replace")  # a terminal that cannot write ▁▂▃ gets ???
     if ctx.invoked_subcommand is None: click.echo(ctx.get_help())
 
-# %% ../nbs/50_cli.ipynb #e971903c
+# %% ../nbs/50_cli.ipynb #6967e12c
 def _read(text):
     "JSON, or a number or constant as Python writes it; otherwise the text itself. NaN and infinity stay text."
     for read in (json.loads, int, float):
@@ -103,6 +102,13 @@ def _value(text, like):
     if type(like) is float and type(value) is int: return float(value)
     if type(like) is tuple and type(value) is list: return tuple(value)
     return value
+
+def _typed(name, text, like, of):
+    "`_value`, or a `UserError` when that is of another type than the default (which may be None: then anything goes)."
+    from ad_distill.trajectory import UserError
+    value = _value(text, like)
+    if like is None or isinstance(value, type(like)) and isinstance(value, bool) is isinstance(like, bool): return value
+    raise UserError(f"{name} of {of}: {text!r} came, expected {type(like).__name__}, such as {like!r}")
 
 def _values(pairs, defaults):
     "The (name, text) pairs of an option as a dict of values; names are checked by who knows them."
@@ -283,14 +289,14 @@ def _rows(episode):
 
 def _ending(e): return " and ".join(k for k in ("terminated", "truncated") if getattr(e, k).any()) or "not done"
 
-# %% ../nbs/50_cli.ipynb #4a2f6d32
+# %% ../nbs/50_cli.ipynb #9f4df58b
 def _plot(store, number, file):
     "Write a picture of the store, or of one history."
     from matplotlib.figure import Figure
     from ad_distill.trajectory import UserError, nearest
     figure = Figure(figsize=(6.4, 4), layout="constrained")
     kinds, kind = figure.canvas.get_supported_filetypes(), Path(file).suffix[1:].lower()
-    if kind not in kinds: raise UserError(nearest(kind, kinds, f"kind of picture in {file}:"))
+    if kind not in kinds: raise UserError(nearest(kind, kinds, "kind of picture"))
     (_draw_store if number is None else _draw_history)(figure.add_subplot(), store, number)
     Path(file).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=150)
@@ -356,7 +362,128 @@ def _show(store, history, episodes, plot, as_json):
     else: _show_history(store, history, episodes, as_json)
     if plot: click.echo(plot, err=as_json)
 
-# %% ../nbs/50_cli.ipynb #2a18d694
+# %% ../nbs/50_cli.ipynb #a7548132
+def _settings(pairs, given):
+    "Settings by what takes them: windows, model, training. `given` are those that have options of their own; None: not given."
+    from ad_distill.dataset import Windows
+    from ad_distill.models.rl import RLConfig
+    from ad_distill.train import DistillArguments
+    from ad_distill.trajectory import UserError, nearest
+    takers = {"training": DistillArguments, "model": RLConfig, "windows": Windows}
+    known = {f.name: (part, f) for part, cls in takers.items() for f in fields(cls) if f.init and f.name not in ("spaces", "about", "output_dir", "seed")}
+    found = {part: {} for part in takers}
+    for name, text in pairs:
+        if name not in known: raise UserError(_few(nearest(name, known, "setting")))
+        part, f = known[name]
+        like = f.default_factory() if f.default is MISSING and f.default_factory is not MISSING else f.default
+        found[part][name] = _typed(name, text, None if like is MISSING else like, part)
+    for name, value in given.items():
+        if value is not None: found[known[name][0]][name] = value
+    return found
+
+def _few(message):
+    "The message of `nearest`, without the choices where there are too many of them to help."
+    return message if len(message) < 1000 else re.sub(r"choices are .*?(; did|$)", r"see the documentation of 40_train and 20_models_rl\1", message)
+
+def _online(task):
+    "What `-s evaluate_every N` runs: the score on a few held-out instances."
+    from ad_distill.evaluate import evaluate, summarize
+    n = min(8, len(task.instances("held_out")))
+    return lambda model: {"score": summarize(evaluate(model, task, 30, n_instances=n))["model"]["score_iqm"]}
+
+def _checked_training(training):
+    "Let transformers refuse what it does not understand before any work."
+    from ad_distill.train import DistillArguments
+    from ad_distill.trajectory import UserError
+    try: DistillArguments(output_dir="unused", **training)
+    except (ValueError, TypeError) as e: raise UserError(f"settings of the training: {e}") from e
+    return training
+
+def _task_of(made_from, where):
+    "The task that a store or a model says it was made from."
+    from ad_distill.tasks.core import make_from
+    from ad_distill.trajectory import UserError
+    try: name, params = made_from["task"]["name"], made_from["task"]["params"]
+    except (KeyError, TypeError): raise UserError(f"{where} does not say which task it was made from") from None
+    return make_from("task", _registry("task"), name, params)
+
+@main.command("train")
+@click.argument("store", metavar="DIR", type=click.Path())
+@click.option("--model", type=click.Choice(["rl"]), default="rl", show_default=True, help="rl: a transformer over transitions (RL Format).")
+@click.option("--stride", type=_count, metavar="K", help="A window takes every K-th episode of a history.  [default: 25]")
+@click.option("--episodes", type=_count, metavar="N", help="Episodes of a window.  [default: 10]")
+@click.option("--steps", type=_count, metavar="N", help="Updates.  [default: 1500]")
+@click.option("--batch", type=_count, metavar="N", help="Windows an update.  [default: 8]")
+@click.option("--lr", type=click.FloatRange(0, min_open=True), metavar="X", help="Learning rate of AdamW.  [default: 0.003]")
+@_pairs_option("-s", "settings", what="Any other setting of windows, model or training")
+@_seed_option
+@_out_option
+@click.option("--resume", is_flag=True, help="Go on from the last checkpoint in the output directory.")
+@_quiet_option
+@_json_option
+def _train(store, model, stride, episodes, steps, batch, lr, settings, seed, out, resume, quiet, as_json):
+    """Train a model on the store in DIR.
+
+    \b
+    Example: ad_distill train runs/dark_room --model rl --stride 25 --steps 1500 --out runs/model
+             ad_distill train runs/dark_room -s width 128 -s layers 4 -s evaluate_every 500 --out runs/larger
+    """
+    from ad_distill.store import Store
+    from ad_distill.trajectory import UserError
+    store = Store.open(store)
+    if not len(store): raise UserError(f"the store {store.path} holds no complete history; `ad_distill generate` goes on with it")
+    task = _task_of(store.info, f"the store {store.path}")
+    from ad_distill.dataset import Windows
+    from ad_distill.train import distill
+    given = {"stride": stride, "episodes": episodes, "max_steps": steps, "per_device_train_batch_size": batch, "learning_rate": lr}
+    s = _settings(settings, given)
+    online = _online(task) if s["training"].get("evaluate_every") else None
+    with _interruptible(f"the same command with --resume goes on from the last checkpoint in {out}"):
+        got = distill(task, store, out, Windows(**s["windows"]), s["model"], _checked_training(s["training"]), seed, resume, online, _bar(quiet))
+    if os.environ.get("RANK", "0") != "0": return  # one of several processes reports
+    got = {"path": out, "task": task.name, "model": model, **{k: v for k, v in got.items() if k not in ("log", "settings")}}
+    known = [f"{k.replace('_', ' ')} {got[k]:.3g}" for k in ("loss_action", "reward_accuracy", "score") if k in got]
+    _report(got, as_json, f"{out}: {got['steps']:,} steps, {got['parameters']:,} parameters, {', '.join([*known, ''])}{got['seconds']:.1f} s")
+
+@main.command("evaluate")
+@click.argument("model", metavar="MODEL_DIR", type=click.Path())
+@click.option("--task", metavar="TASK", help="Default: the one that the model was trained on.")
+@_pairs_option("-p", "params", what="Parameter of the task")
+@click.option("--episodes", type=_count, default=60, show_default=True, metavar="N", help="Episodes that fill the context, one after the other.")
+@click.option("--instances", type=_count, metavar="N", help="Instances of the task.  [default: 16, or all]")
+@click.option("--streams", type=_count, default=4, show_default=True, metavar="N", help="Independent runs on each instance.")
+@click.option("--split", type=click.Choice(["train", "held_out"]), default="held_out", show_default=True, help="Which instances.")
+@_seed_option
+@click.option("--out", required=True, metavar="FILE", type=click.Path(), help="The table, one row an episode: .csv or .json")
+@_quiet_option
+@_json_option
+def _evaluate(model, task, params, episodes, instances, streams, split, seed, out, quiet, as_json):
+    """Let a frozen model act, and see whether it learns in context.
+
+    \b
+    Example: ad_distill evaluate runs/model --task dark_room --episodes 60 --instances 16 --out runs/scores.csv
+    """
+    from ad_distill.trajectory import UserError, nearest
+    kind = Path(out).suffix
+    if kind not in (".csv", ".json"): raise UserError(nearest(kind, [".csv", ".json"], f"kind of table in --out {out}:"))
+    if task is not None: task = _make("task", task, params)
+    elif params: raise UserError("-p needs --task: of which task?")
+    from ad_distill.evaluate import evaluate, load_model, summarize
+    net, start = load_model(model), time.perf_counter()
+    task = task or _task_of(net.settings.about, f"the model {model}")
+    instances = instances or min(16, len(task.instances(split)))
+    with _interruptible("nothing was written"):
+        table = evaluate(net, task, episodes, n_instances=instances, streams=streams, seed=seed, split=split, progress=_bar(quiet))
+    Path(out).parent.mkdir(parents=True, exist_ok=True)
+    table.to_csv(out, index=False) if kind == ".csv" else table.to_json(out, orient="records", lines=False)
+    got = {"path": out, "model": model, "task": task.name, "split": split, "episodes": episodes, "instances": instances, "streams": streams, "seed": seed,
+           "seconds": round(time.perf_counter() - start, 3), **summarize(table)["model"]}
+    low, high = got["score_ci"]
+    to_80 = got["episodes_to_80"]
+    _report(got, as_json, f"{out}: score {got['first_score']:.2f} in the first episode, {got['score_iqm']:.2f} ({low:.2f} to {high:.2f}) in the last ten, "
+                          f"{f'80 % of the optimum after {to_80} episodes' if to_80 else 'never at 80 % of the optimum'}, {got['seconds']:.1f} s")
+
+# %% ../nbs/50_cli.ipynb #d09f0c2d
 def _experiments():
     "The experiment notebooks by name: those of the installed package, or else those of the checkout."
     here = Path(__file__).resolve().parent
@@ -386,12 +513,10 @@ def _experiment_values(name, known, pairs):
     from ad_distill.trajectory import UserError, nearest
     values = {}
     for key, text in pairs:
-        if key not in known: raise UserError(nearest(key, known, f"parameter of {name}:"))
+        if key not in known: raise UserError(nearest(key, known, f"parameter of {name}"))
         try: like = literal_eval(known[key][0])
         except (ValueError, SyntaxError): like = None
-        value = values[key] = _value(text, like)
-        if like is not None and (not isinstance(value, type(like)) or isinstance(value, bool) is not isinstance(like, bool)):
-            raise UserError(f"parameter {key} of {name}: {text!r} came, expected {type(like).__name__}, such as {like!r}")
+        values[key] = _typed(key, text, like, name)
     return values
 
 def _output(path, out):
@@ -404,7 +529,7 @@ def _output(path, out):
     out.parent.mkdir(parents=True, exist_ok=True)
     return out
 
-# %% ../nbs/50_cli.ipynb #e467e15a
+# %% ../nbs/50_cli.ipynb #e3be4b60
 def _kernel(folder):
     "A class of kernel managers that start this very Python; `stopped` tells that we ended a kernel in the middle of its work."
     from jupyter_client.kernelspec import KernelSpec
@@ -416,6 +541,8 @@ def _kernel(folder):
         def __init__(self, **kwargs):
             super().__init__(**kwargs)
             if os.name == "posix": self.transport, self.connection_file = "ipc", os.path.join(folder, "k.json")
+        async def start_kernel(self, **kwargs):  # cells' stderr comes as messages; what else Jupyter has to say is for when it fails
+            with open(os.path.join(folder, "stderr"), "wb") as log: await super().start_kernel(**kwargs, stderr=log)
         async def shutdown_kernel(self, *args, **kwargs):
             ThisPython.stopped = True
             await super().shutdown_kernel(*args, **kwargs)
@@ -433,20 +560,21 @@ def _environment(**variables):
 
 def _execute(path, out, values, stream):
     "Execute a notebook; what its cells print goes to `stream` and stderr at once."
-    from nbclient.exceptions import DeadKernelError
     from papermill import PapermillExecutionError, execute_notebook
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)
     with tempfile.TemporaryDirectory(prefix="ad") as folder, _environment(AD_DISTILL_OUT=str(out)):
         kernel = _kernel(folder)
         try: execute_notebook(_braced(path), _braced(out), values, progress_bar=False, stdout_file=stream, stderr_file=sys.stderr,
                               kernel_name="python3", language="python", kernel_manager_class=kernel)
         except PapermillExecutionError as e: raise _cell_failure(e, path, out) from None
-        except DeadKernelError:
+        except RuntimeError as e:  # the kernel is gone
             if kernel.stopped: raise KeyboardInterrupt from None
-            raise Failure(f"{path.stem}: its Python process died (out of memory?); executed so far: {out}", 1) from None
+            said = Path(folder, "stderr").read_text(errors="replace").strip().split("\n")[-1]
+            raise Failure(f"{path.stem}: {e} ({said or 'out of memory?'}); executed so far: {out}", 1) from None
 
 def _cell_failure(e, path, out):
     "What a cell that raised means: a user's mistake is a line, anything else the end of its traceback and a line."
-    where = f"{path.stem}, cell {e.cell_index + 1}"
+    where = f"{path.stem}, In [{e.exec_count}]"
     if e.ename == "UserError": return Failure(f"{e.evalue} ({where}; executed so far: {out})", 2)
     tail = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(e.traceback)).strip().split("\n")[-15:]
     if e.ename != "StoreFull": click.echo("\n".join(tail), err=True)
@@ -484,6 +612,6 @@ def _run(experiment, params, out, only_list, as_json):
     path = _find_experiment(experiment)
     values = _experiment_values(path.stem, _parameters(path), params)
     out, start = _output(path, out), time.time()
-    with _interruptible(f"what was executed so far is in {out or 'runs'}"): _execute(path, out, values, sys.stderr if as_json else sys.stdout)
+    with _interruptible(f"running the same command again reuses the histories and models that are complete; executed so far: {out}"): _execute(path, out, values, sys.stderr if as_json else sys.stdout)
     made = [str(p) for p in _made(out, start)]
     _report({"experiment": path.stem, "parameters": values, "seconds": round(time.time() - start, 3), "out": made[0], "files": made}, as_json, "\n".join(made))

@@ -6,7 +6,7 @@
 __all__ = ['COLUMNS', 'ModelAgent', 'load_model', 'pick_instances', 'play', 'evaluate', 'baselines', 'iqm', 'interval',
            'by_history', 'curves', 'episodes_to', 'summarize']
 
-# %% ../nbs/41_evaluate.ipynb #9ecf3d2c
+# %% ../nbs/41_evaluate.ipynb #0c64a574
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from .models.rl import Cache, RLModel
 from .sources import Source
-from .tasks.core import Agent, RandomAgent, Rollout, Split, StreamDraws, Task, check_same_task, rollout, stream_seeds, task_id
+from .tasks.core import Agent, RandomAgent, Split, StreamDraws, Task, check_same_task, rollout, stream_seeds, task_id
 from .trajectory import UserError
 
 # %% ../nbs/41_evaluate.ipynb #d1075f74
@@ -51,14 +51,15 @@ def load_model(
     "A trained model, ready to act."
     return RLModel.load(path, device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
-# %% ../nbs/41_evaluate.ipynb #2cdf82d4
+# %% ../nbs/41_evaluate.ipynb #b99b1efe
 COLUMNS = ("agent", "task", "split", "instance", "history", "seed", "episode", "return", "score", "regret")
 
-def _table(agent, task, split, instances, seed, returns, regret):
+def _table(agent, task, instances, seed, returns, regret):
     "One row an episode."
     b, e = returns.shape
     each = lambda x: np.repeat(x, e)
-    return pd.DataFrame({"agent": agent, "task": task.name, "split": split, "instance": each(instances), "history": each(np.arange(b)), "seed": seed, "episode": np.tile(np.arange(1, e + 1), b),
+    split = np.where(task.is_train(instances), "train", "held_out")
+    return pd.DataFrame({"agent": agent, "task": task.name, "split": each(split), "instance": each(instances), "history": each(np.arange(b)), "seed": seed, "episode": np.tile(np.arange(1, e + 1), b),
                          "return": returns.ravel(), "score": task.score(returns, instances).ravel(), "regret": regret.ravel()})
 
 def pick_instances(
@@ -83,25 +84,26 @@ def play(
     streams: int = 4,  # independent streams on each instance
     seed: int = 0,  # of environments and agents
     split: Split = "held_out",  # which instances
+    instances: np.ndarray | None = None,  # exactly these, one stream each, instead of the first `n_instances` of the split
     progress: bool = False,  # show a progress bar
 ) -> pd.DataFrame:  # one row an episode, columns `COLUMNS`
     "Let an agent act, and tabulate it."
     if n_episodes < 1: raise UserError(f"n_episodes must be at least 1, not {n_episodes}")
-    ids = pick_instances(task, n_instances, streams, split)
+    ids = pick_instances(task, n_instances, streams, split) if instances is None else np.asarray(instances)
     numbers = np.arange(len(ids))
     with tqdm(total=n_episodes, desc=f"{agent} on {task.name}", unit=" episodes", disable=not progress, mininterval=.5) as bar:
         played = rollout(task.make_env(ids), make_agent(ids, stream_seeds(seed, numbers, 1)), n_episodes, stream_seeds(seed, numbers, 0), lambda e: bar.update(e - bar.n))
     about = {"source": {"name": agent, "params": {}}, "seed": seed}
     regret = np.stack([task.regret(played.history(i, task={**task_id(task), "instance": int(ids[i])}, **about)) for i in numbers])
-    return _table(agent, task, split, ids, seed, played.returns, regret)
+    return _table(agent, task, ids, seed, played.returns, regret)
 
-# %% ../nbs/41_evaluate.ipynb #f478392f
+# %% ../nbs/41_evaluate.ipynb #56cf1337
 def evaluate(
     model: RLModel,  # trained
     task: Task,  # the task it was trained on
     n_episodes: int = 60,  # episodes of every stream
     agent: str = "model",  # its name in the table
-    **kwargs,  # n_instances, streams, seed, split, progress: see `play`
+    **kwargs,  # n_instances, streams, seed, split, instances, progress: see `play`
 ) -> pd.DataFrame:  # one row an episode
     "Play a frozen model online. Raises `UserError` for a model of another task."
     if "task" in model.settings.about: check_same_task(task, model.settings.about["task"], "the model")
@@ -112,14 +114,14 @@ def baselines(
     source: Source,  # the learner whose histories are distilled
     source_episodes: int,  # length of its histories
     n_episodes: int = 60,  # episodes of the others
-    **kwargs,  # n_instances, streams, seed, split, progress: see `play`
+    **kwargs,  # n_instances, streams, seed, split, instances, progress: see `play`
 ) -> pd.DataFrame:  # one row an episode, agents "random", "optimum" and "source"
     "Random play, the optimum, and the source learning from nothing, on the same instances."
     random = play(task, lambda ids, seeds: RandomAgent(task.spaces, seeds), "random", n_episodes, **kwargs)
     learner = play(task, lambda ids, seeds: source.agent(task, ids, seeds, source_episodes), "source", source_episodes, **kwargs)
     ids = random["instance"].to_numpy().reshape(-1, n_episodes)[:, 0]
     best = np.repeat(task.best_return(ids)[:, None], n_episodes, 1)
-    optimum = _table("optimum", task, kwargs.get("split", "held_out"), ids, kwargs.get("seed", 0), best, np.zeros_like(best))
+    optimum = _table("optimum", task, ids, kwargs.get("seed", 0), best, np.zeros_like(best))
     return pd.concat([random, optimum, learner], ignore_index=True)
 
 # %% ../nbs/41_evaluate.ipynb #a80e9726
