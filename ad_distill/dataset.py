@@ -54,7 +54,7 @@ class Windows:
         first = (rng.random(n) * places[history]).astype(int) * (rng.random(n) >= self.from_start)
         return np.stack([history, low[history] + first], 1)
 
-# %% ../nbs/03_dataset.ipynb #f2e38fcd
+# %% ../nbs/03_dataset.ipynb #d64adcef
 def window_rows(
     store: Store,  # histories
     chosen: np.ndarray,  # (b, 2) history and first episode, from `Windows.draw`
@@ -64,14 +64,16 @@ def window_rows(
     history, first = chosen.T
     episode = store.episode_offset[history][:, None] + first[:, None] + np.arange(windows.episodes) * windows.stride
     start, length = store.episode_start[episode], store.episode_lengths[episode].astype(np.int64)  # (b, episodes)
+    total = length.sum(1, keepdims=True)
+    t = int(total.max())
     stop = np.cumsum(length, 1)
-    t = np.arange(stop[:, -1].max())
-    which = (t >= stop[:, :, None]).sum(1)  # (b, t) which episode of the window each position belongs to
-    mask = which < windows.episodes
-    which = np.minimum(which, windows.episodes - 1)
-    at = lambda x: np.take_along_axis(x, which, 1)
-    row = at(start) + np.minimum(t - at(stop - length), at(length) - 1)
-    return row, mask, mask & (t + 1 == at(stop))
+    shift = (start - stop + length).ravel()  # what turns a position in the window into a row of the history, for each episode
+    padded = length.copy()
+    padded[:, -1] += t - total[:, 0]  # padding belongs to the last episode
+    row = np.arange(t) + np.repeat(shift, padded.ravel()).reshape(-1, t)
+    mask, done = np.arange(t) < total, np.zeros((len(chosen), t), bool)
+    np.put_along_axis(done, stop - 1, True, 1)
+    return np.where(mask, row, start[:, -1:] + length[:, -1:] - 1), mask, done
 
 # %% ../nbs/03_dataset.ipynb #8dc09988
 FORMATS = ("rl",)  # formats that a data set can be read in

@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['MuonAdamW', 'hidden_matrices', 'DistillArguments', 'DistillTrainer', 'reward_accuracy', 'train', 'distill']
 
-# %% ../nbs/40_train.ipynb #94dd59e3
+# %% ../nbs/40_train.ipynb #6234aabf
 import json
 import math
+import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -184,7 +185,7 @@ def train(
     trainer.train(resume_from_checkpoint=last)
     return trainer.state.log_history
 
-# %% ../nbs/40_train.ipynb #b0e20261
+# %% ../nbs/40_train.ipynb #4ce80f0f
 def _reward_values(store, most=8, histories=200):
     "The rewards that occur, if they are few: then the reward head tells classes apart. A sample of histories decides."
     some = np.unique(np.linspace(0, len(store) - 1, min(histories, len(store))).astype(int))
@@ -227,7 +228,7 @@ def distill(
     net, wall, cpu = RLModel(config), time.time(), time.process_time()
     if args.should_save: (path / "settings.json").write_text(json.dumps(settings, indent=2))
     log = train(net, dataset, args, resume, evaluate, progress, f"training on {task.name}")
-    summary = {"steps": args.max_steps, "parameters": sum(p.numel() for p in net.parameters()), "seconds": time.time() - wall, "cpu_seconds": time.process_time() - cpu,
+    summary = {"steps": args.max_steps, "processes": args.world_size, "parameters": sum(p.numel() for p in net.parameters()), "seconds": time.time() - wall, "cpu_seconds": time.process_time() - cpu,
                **{k: v for e in log for k, v in e.items() if k.startswith(("loss", "score"))},
                **reward_accuracy(net.eval(), TrajectoryDataset(store, windows=windows, n=64, seed=seed + 1)), "settings": settings, "log": log}
     if args.should_save:
@@ -246,7 +247,7 @@ def _arguments(path, training, seed):
 
 def _earlier(path, settings, resume):
     "What is in the directory already: nothing (None), a finished model of these settings (its summary), or something that must not be lost (`UserError`)."
-    if not (path / "settings.json").exists(): return None
+    if not (path / "settings.json").exists() or not resume and int(os.environ.get("RANK", 0)): return None  # of many processes, the first one says it
     if not resume: raise UserError(f"{path} holds a model already, finished or in the making; go on with it by resume, or choose another directory")
     before = json.loads((path / "settings.json").read_text())
     if differ := sorted(k for k in settings if settings[k] != before.get(k)):

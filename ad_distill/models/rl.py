@@ -135,7 +135,7 @@ class ValueHead(nn.Module):
         best = torch.stack([p.argmax(-1) for p in params.split(self.sizes, -1)], -1)
         return best[..., 0] + self.start if self.kind == "Discrete" else best
 
-# %% ../../nbs/20_models_rl.ipynb #691a8231
+# %% ../../nbs/20_models_rl.ipynb #87f31269
 def rotate(
     x: Tensor,  # (b, h, t, d) queries or keys
     angle: Tensor,  # (t, d / 2) in radians
@@ -177,9 +177,9 @@ class Cache:
     ):
         c, weight = model.settings, model.norm.weight
         self.keys, self.values = (torch.zeros(c.layers, batch, c.heads, c.context, c.width // c.heads, device=weight.device, dtype=weight.dtype) for _ in range(2))
-        self.t, self.before = 0, None
+        self.t, self.before, self.state = 0, None, None
 
-# %% ../../nbs/20_models_rl.ipynb #55c04957
+# %% ../../nbs/20_models_rl.ipynb #339492cd
 class RLModel(nn.Module):
     "A causal transformer over transitions with heads for action, state, reward and logprob."
     def __init__(self,
@@ -187,7 +187,7 @@ class RLModel(nn.Module):
     ):
         super().__init__()
         self.settings, c, spaces = config, config, config.spaces
-        self.state_in, self.action_in = ValueEmbedding(spaces.state, c.width), ValueEmbedding(spaces.action, c.width)
+        self.state_in, self.left_in, self.action_in = (ValueEmbedding(space, c.width) for space in (spaces.state, spaces.state, spaces.action))
         self.numbers_in = nn.Linear(4, c.width, bias=False)  # reward, logprob, episode ended, first token of all
         nn.init.normal_(self.numbers_in.weight, std=0.1)
         self.blocks = nn.ModuleList(Block(c.width, c.heads) for _ in range(c.layers))
@@ -213,15 +213,15 @@ class RLModel(nn.Module):
 
     def tokens(self,
         state: Tensor,  # (b, t, *s)
-        before: tuple[Tensor, Tensor, Tensor, Tensor] | None,  # action, reward, logprob, done of the transition before each (b, t, ...); None: there is none
+        before: tuple[Tensor, Tensor, Tensor, Tensor, Tensor] | None,  # state, action, reward, logprob, done of the transition before each (b, t, ...); None: there is none
     ) -> Tensor:  # (b, t, width)
         "What the transformer reads at each position."
         x = self.state_in(state)
         if before is None: return x + self.numbers_in.weight[:, 3]
-        action, reward, logprob, done = before
+        left, action, reward, logprob, done = before
         on = lambda name, v: v if name in self.settings.inputs else torch.zeros_like(v)
         numbers = torch.stack([on("reward", reward), on("logprob", torch.nan_to_num(logprob, 0.).clamp(-20, 20)), done.to(reward.dtype)], -1)
-        x = x + F.linear(numbers, self.numbers_in.weight[:, :3])
+        x = x + self.left_in(left) + F.linear(numbers, self.numbers_in.weight[:, :3])
         return x + self.action_in(action) if "action" in self.settings.inputs else x
 
     def hidden(self,
@@ -234,7 +234,7 @@ class RLModel(nn.Module):
         "Last hidden states; position t has seen states up to t, and actions and rewards before t."
         t = state.shape[1]
         first = self.tokens(state[:, :1], None)
-        x = first if t == 1 else torch.cat([first, self.tokens(state[:, 1:], tuple(v[:, :-1] for v in (action, reward, logprob, done)))], 1)
+        x = first if t == 1 else torch.cat([first, self.tokens(state[:, 1:], tuple(v[:, :-1] for v in (state, action, reward, logprob, done)))], 1)
         position = torch.arange(t, device=x.device)
         mask = None
         if t > self.settings.context:
@@ -300,7 +300,7 @@ class RLModel(nn.Module):
         for block, keys, values in zip(self.blocks, cache.keys, cache.values):
             q, keys[:, :, slot:slot + 1], values[:, :, slot:slot + 1] = block.project(x, angle)
             x = block.finish(x, F.scaled_dot_product_attention(q, keys[:, :, :filled], values[:, :, :filled]))
-        cache.t += 1
+        cache.t, cache.state = cache.t + 1, state
         return self.norm(x)[:, 0]
 
     @torch.inference_mode()
@@ -321,7 +321,7 @@ class RLModel(nn.Module):
         done: Tensor,  # (b,) bool, whether the episode ended with it
     ) -> None:
         "Keep what the next token is made of."
-        cache.before = tuple(v[:, None] for v in (action, reward, logprob, done))
+        cache.before = tuple(v[:, None] for v in (cache.state, action, reward, logprob, done))
 
     def save(self,
         path: str | Path,  # directory, made if needed
