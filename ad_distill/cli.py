@@ -70,7 +70,7 @@ def _interruptible(advice):
     try: yield
     except KeyboardInterrupt: raise Failure(f"interrupted; {advice}", 130) from None
 
-# %% ../nbs/50_cli.ipynb #2c67d1ed
+# %% ../nbs/50_cli.ipynb #7b9bc6be
 @click.group("ad_distill", cls=Commands, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(__version__, prog_name="ad_distill")
 @click.pass_context
@@ -81,6 +81,7 @@ def main(ctx: click.Context) -> None:
     tasks, sources -> generate -> show -> train -> evaluate
     run does all of it: ad_distill run exp_darkroom
     """
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # for small models threads cost more than they give, forty times more on a busy machine
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"): stream.reconfigure(errors="replace")  # a terminal that cannot write ▁▂▃ gets ???
     if ctx.invoked_subcommand is None: click.echo(ctx.get_help())
@@ -362,7 +363,7 @@ def _show(store, history, episodes, plot, as_json):
     else: _show_history(store, history, episodes, as_json)
     if plot: click.echo(plot, err=as_json)
 
-# %% ../nbs/50_cli.ipynb #a7548132
+# %% ../nbs/50_cli.ipynb #3de66fcd
 def _settings(pairs, given):
     "Settings by what takes them: windows, model, training. `given` are those that have options of their own; None: not given."
     from ad_distill.dataset import Windows
@@ -423,6 +424,8 @@ def _task_of(made_from, where):
 @_json_option
 def _train(store, model, stride, episodes, steps, batch, lr, settings, seed, out, resume, quiet, as_json):
     """Train a model on the store in DIR.
+
+    A GPU is used where there is one. On a CPU it takes one thread; OMP_NUM_THREADS=4 in the environment gives a larger model four.
 
     \b
     Example: ad_distill train runs/dark_room --model rl --stride 25 --steps 1500 --out runs/model

@@ -83,13 +83,13 @@ def _flat(d, at=""):
     inner = (_flat(x, f"{at}{k}.") if isinstance(x, dict) else {at + k: x} for k, x in d.items())
     return {k: v for part in inner for k, v in part.items()}
 
-# %% ../nbs/02_store.ipynb #99455959
+# %% ../nbs/02_store.ipynb #17082fbb
 class StoreWriter:
     "Adds histories to a store, in order; makes it, or goes on with it. One writer at a time."
     def __init__(self,
-        path,                 # directory of the store
+        path: str | Path,     # directory of the store
         spaces: Spaces,       # of all its histories
-        info: dict = None,    # plain JSON: what is asked for (task, source, seed, ...); must be the same to go on
+        info: dict | None = None,    # plain JSON: what is asked for (task, source, seed, ...); must be the same to go on
     ):
         self.path, self.spaces, self.info = Path(path), spaces, _plain("info", info or {})
         self._schema, self._files = _schema(spaces), []
@@ -337,13 +337,13 @@ def _mapped():
     try: return int(os.read(fd, 99).split()[2]) * mmap.PAGESIZE
     finally: os.close(fd)
 
-# %% ../nbs/02_store.ipynb #b46b714a
+# %% ../nbs/02_store.ipynb #f758aefe
 class Store:
     "Histories on disk. `Store.open` makes one; `store[i]` is a `History`; `gather` reads rows of many at once."
 
     @classmethod
     def open(cls,
-        path,             # directory of the store; it may still be written to
+        path: str | Path, # directory of the store; it may still be written to
     ) -> "Store":
         "The store in `path`, with the histories that are complete by now."
         path = Path(path)
@@ -459,7 +459,7 @@ class Store:
                         **{k: d[k] for k in ("task", "source", "seed", "versions")})
 
     def verify(self,
-        i: int = None,   # number of a history; default: all
+        i: int | None = None,   # number of a history; default: all
     ):
         "Compare checksums, once for each history; a `UserError` names one that is damaged."
         for i in range(len(self)) if i is None else [i]:
@@ -470,10 +470,10 @@ class Store:
             self._bound(int(self._n_rows[i]))
 
     def gather(self,
-        columns,           # name of a column, or several names
-        history,           # int array: numbers of histories
-        row,               # int array, broadcast with `history`: rows within these histories
-        run: int = None,   # read so many rows from each `row` on, which is faster than to name them one by one
+        columns: str | tuple[str, ...],  # name of a column, or several names
+        history: np.ndarray,  # int array: numbers of histories
+        row: np.ndarray,   # int array, broadcast with `history`: rows within these histories
+        run: int | None = None,   # read so many rows from each `row` on, which is faster than to name them one by one
     ) -> np.ndarray:       # (*broadcast, *value), or (*broadcast, run, *value); a dict of them for several names
         "Values at any rows of any histories, copied. Checksums are not verified here; `verify` does that."
         history, row, n = np.asarray(history), np.asarray(row), 1 if run is None else run

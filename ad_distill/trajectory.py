@@ -6,8 +6,9 @@
 __all__ = ['COLUMNS', 'LOGPROB_SLACK', 'UserError', 'nearest', 'column_dtype', 'space_to_json', 'space_from_json', 'Spaces',
            'Transition', 'Trajectory', 'versions', 'History']
 
-# %% ../nbs/00_trajectory.ipynb #7af59845
+# %% ../nbs/00_trajectory.ipynb #ee679b0f
 import difflib, functools, html, json, operator, platform
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,10 +21,10 @@ from . import __version__
 class UserError(ValueError):
     "A mistake of the caller; its message says what came, what was expected and how to mend it."
 
-# %% ../nbs/00_trajectory.ipynb #84c090e7
+# %% ../nbs/00_trajectory.ipynb #1f13ece3
 def nearest(
     name: str,            # what was asked for
-    choices,              # iterable of the names there are
+    choices: Iterable[str],  # the names there are
     what: str = "name",   # what kind of thing is named: "task", "source", ...
 ) -> str:                 # one line that lists the choices and guesses which one was meant
     "The message for an unknown name."

@@ -77,7 +77,7 @@ def test_clean_leaves_no_difference(copy):
 
 
 def test_ruff():
-    res = run(sys.executable, "-m", "ruff", "check", "--no-cache", "--select", "F,E9", "ad_distill", "scripts", "tests", cwd=ROOT, check=False)
+    res = run(sys.executable, "-m", "ruff", "check", "--no-cache", "--select", "F,E9", "ad_distill", "scripts", "tests", "benchmarks", cwd=ROOT, check=False)
     assert res.returncode == 0, res.stdout + res.stderr
 
 

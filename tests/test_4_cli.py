@@ -338,7 +338,10 @@ def test_kill(workers, unbroken, tmp_path):
         except subprocess.TimeoutExpired: pass
         if p.poll() is not None: break
         os.killpg(p.pid, signal.SIGKILL) if kills % 3 else p.kill()
-        p.communicate(timeout=30)  # workers hold its pipes open: they have to end as well
+        try: p.communicate(timeout=30)  # workers hold its pipes open: they have to end as well
+        except subprocess.TimeoutExpired:
+            os.killpg(p.pid, signal.SIGKILL)
+            pytest.fail("worker processes live on after their parent was killed", False)
         kills += 1
         if (many.store / "store.json").exists():
             assert len(store := Store.open(many.store)) >= had
