@@ -43,7 +43,7 @@ def output_path(
     notebooks = [] if at is None else [w for w in words[at + 1:] if w.endswith(".ipynb")]
     return Path(parent.cwd(), notebooks[1]).absolute() if len(notebooks) > 1 else Path.cwd() / f"{name}.ipynb"
 
-# %% ../nbs/43_experiment.ipynb #d4fa417b
+# %% ../nbs/43_experiment.ipynb #e1d3f869
 class Experiment:
     "An experiment while it runs."
     def __init__(self,
@@ -51,6 +51,7 @@ class Experiment:
         parameters: dict[str, Any],  # everything that decides the outcome
         out: str = "",  # path of the executed notebook; default: found out by `output_path`
     ):
+        if parameters.get("seed", 0) < 0: raise UserError(f"seed must be at least 0, not {parameters['seed']}")
         self.name, self.parameters, self.stages = name, parameters, {}
         self.out = output_path(name, out)
         key = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()[:10]

@@ -6,14 +6,14 @@
 __all__ = ['MOST', 'NUMBER', 'FIELDS', 'CHUNK', 'SERIALIZERS', 'ParseError', 'Codec', 'Slot', 'Serializer', 'register_serializer',
            'make_serializer', 'serializer_from_json', 'Plain', 'Coords', 'Compact', 'Json', 'Bins', 'Prose']
 
-# %% ../nbs/01_serialize.ipynb #24e08c99
+# %% ../nbs/01_serialize.ipynb #21826c6d
 import functools, itertools, json, math, re
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import ClassVar, NamedTuple
 
 import numpy as np
-from gymnasium.spaces import Box, Discrete, Text
+from gymnasium.spaces import Box, Text
 
 from .trajectory import COLUMNS, LOGPROB_SLACK, History, Spaces, Trajectory, UserError, column_dtype, nearest
 from .trajectory import _columns, _int_bounds, _trusted, _values
@@ -147,7 +147,7 @@ def _enumerated(name, delimiter):
     return _text_codec(f"(?:{one}(?: {one})*+)?+",
                        lambda s: " ".join(f"{name}{i}{delimiter}{b}" for i, b in enumerate(s.encode())), read)
 
-# %% ../nbs/01_serialize.ipynb #ee71bec3
+# %% ../nbs/01_serialize.ipynb #19a0d1a9
 FIELDS = ("state", "action", "reward", "logprob", "markup")  # what a character may belong to
 
 class Slot(NamedTuple):
@@ -180,7 +180,7 @@ def _make_rows(serializer):
     for names in _fields(serializer)[:2]:
         slots = [Slot("open", (serializer._open,), (), False)] if serializer._open else []
         for f in names:
-            codecs, index = serializer._codecs(f)
+            codecs, index = serializer._of[f]
             heads, tail = serializer._frame(f, codecs, f == names[-1])
             pieces = tuple(p for pair in zip(heads, codecs) for p in pair) + (tail,) * bool(codecs)
             slots.append(Slot(f, pieces, index, f in late or f == "reward" and serializer.skip_zero))
@@ -227,7 +227,7 @@ def _read(codec, strings):
     table[None] = "" if codec.dtype == object else 0
     with np.errstate(over="ignore"): return np.array([table[s] for s in strings], codec.dtype), there
 
-# %% ../nbs/01_serialize.ipynb #f5c5050b
+# %% ../nbs/01_serialize.ipynb #e2a3c662
 CHUNK = 1 << 16  # rows that are written or read at a time
 
 @dataclass(frozen=True)
@@ -284,6 +284,9 @@ class Serializer:
         return [one(field, i, n, dtype, low[i], high[i]) for i in range(n)], tuple(range(n))
 
     @functools.cached_property
+    def _of(self): return {f: self._codecs(f) for f in (*self.order, "end")}
+
+    @functools.cached_property
     def _rows(self): return _make_rows(self)
 
     @functools.cached_property
@@ -302,7 +305,7 @@ class Serializer:
                                 f"make_serializer({self.name!r}, episodes.spaces)")
         if isinstance(episodes, History): return episodes.columns, episodes.lengths.astype(np.int64)
         lengths = np.array([len(e) for e in many], np.int64)
-        if not many: many = [_nothing(self.spaces)]
+        if not many: many = [Trajectory(*[[]] * 6, self.spaces)]
         return {k: np.concatenate([e.columns[k] for e in many]) for k in COLUMNS}, lengths
 
     def _tables(self, episodes, open):
@@ -359,9 +362,9 @@ class Serializer:
 
     # rounding
     def _round(self, field, x):
-        codecs, index = self._codecs(field)
+        codecs, index = self._of[field]
         if all(c.exact for c in codecs): return x
-        out = x.reshape(len(x), -1).copy()
+        out = _matrix(x).copy()
         for c, i in zip(codecs, index): out[:, i] = _read(c, c.write(out[:, i]))[0]
         return out.reshape(x.shape)
 
@@ -424,8 +427,6 @@ class Serializer:
                 x[slot.field] = column.reshape(n, *(space.shape or ()))
             elif slot.field in _fields(self)[2]: x[slot.field] = self._late(text, ended, slot.field, rows, stops, full, open)
             elif slot.field != "open": x[slot.field] = rows[0][slot.field][0][0]
-        for f in _fields(self)[2]:                                       # order: state, action only
-            if f not in x or f == "logprob": x[f] = self._late(text, ended, f, rows, stops, full, open)
         x, cuts = _columns(x, stops, self.spaces), stops.tolist()
         return [_trusted(Trajectory, **{k: v[a:b] for k, v in x.items()}, spaces=self.spaces)
                 for a, b in zip([0, *cuts], cuts)]

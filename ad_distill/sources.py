@@ -6,11 +6,13 @@
 __all__ = ['SOURCES', 'WIDTH', 'ROOM', 'Source', 'register_source', 'make_source', 'choose', 'UCB', 'Thompson', 'QLearning',
            'Noise', 'Random', 'generate']
 
-# %% ../nbs/12_sources.ipynb #a3f21c16
+# %% ../nbs/12_sources.ipynb #920cf49a
+import os, signal, threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import ClassVar
 
@@ -241,7 +243,7 @@ class Random(Source):
     "Uniformly random actions: what a score of 0 means, and the control for sources that learn."
     def agent(self, task: Task, instances: np.ndarray, seeds: np.ndarray, n_episodes: int) -> Agent: return RandomAgent(task.spaces, seeds)
 
-# %% ../nbs/12_sources.ipynb #5b8145b3
+# %% ../nbs/12_sources.ipynb #a9f87d0a
 WIDTH = 1024  # at most so many streams learn side by side in one process
 ROOM = 2 ** 24  # at most so many transitions are held in memory at a time
 
@@ -252,6 +254,12 @@ def _learn(task, source, split, seed, n_episodes, numbers, on_episode=None):
     played = rollout(task.make_env(ids), agent, n_episodes, stream_seeds(seed, numbers, 0), on_episode, capacity=n_episodes * task.horizon)
     about = {"source": {"name": source.name, "params": asdict(source)}, "seed": seed}
     return [played.history(i, task={**task_id(task), "instance": int(ids[i])}, **about) for i in range(len(numbers))]
+
+def _follow_parent():
+    "In a worker: leave Ctrl-C to the parent, and end when it ends, even by kill -9."
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    def watch(): wait([parent_process().sentinel]); os._exit(1)
+    threading.Thread(target=watch, daemon=True).start()
 
 def _check_counts(**counts):
     for name, n in counts.items():
@@ -285,9 +293,11 @@ def generate(
                 def on_episode(e): bar.update(seen + e * len(numbers) - bar.n)
                 store(numbers, _learn(task, source, split, seed, n_episodes, numbers, on_episode))
         else:
-            with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_follow_parent) as pool:
                 jobs = {pool.submit(_learn, task, source, split, seed, n_episodes, numbers): numbers for numbers in batches}
-                for job in as_completed(jobs):
-                    store(jobs[job], job.result())
-                    bar.update(len(jobs.pop(job)) * n_episodes)
+                try:
+                    for job in as_completed(jobs):
+                        store(jobs[job], job.result())
+                        bar.update(len(jobs.pop(job)) * n_episodes)
+                except BaseException: pool.shutdown(wait=False, cancel_futures=True); raise
     return Store.open(path)

@@ -337,7 +337,7 @@ def _mapped():
     try: return int(os.read(fd, 99).split()[2]) * mmap.PAGESIZE
     finally: os.close(fd)
 
-# %% ../nbs/02_store.ipynb #f758aefe
+# %% ../nbs/02_store.ipynb #62e6c15e
 class Store:
     "Histories on disk. `Store.open` makes one; `store[i]` is a `History`; `gather` reads rows of many at once."
 
@@ -527,7 +527,7 @@ class Store:
                 **{f"info.{k}": v if isinstance(v, str) else json.dumps(v) for k, v in self.info.items()}}
 
     def __repr__(self):
-        lines = (f"  {k:<14}{v if len(v) < 100 else v[:99] + '…'}" for k, v in self._facts().items())
+        lines = (f"  {k:<18}{v if len(v) < 100 else v[:99] + '…'}" for k, v in self._facts().items())
         return "\n".join([f"Store {self.path}", *lines])
 
     def _repr_html_(self): return _table(f"Store {self.path}", ("", ""), self._facts().items(), most=99)

@@ -185,7 +185,7 @@ def train(
     trainer.train(resume_from_checkpoint=last)
     return trainer.state.log_history
 
-# %% ../nbs/40_train.ipynb #4ce80f0f
+# %% ../nbs/40_train.ipynb #cc2c5fc2
 def _reward_values(store, most=8, histories=200):
     "The rewards that occur, if they are few: then the reward head tells classes apart. A sample of histories decides."
     some = np.unique(np.linspace(0, len(store) - 1, min(histories, len(store))).astype(int))
@@ -226,6 +226,7 @@ def distill(
     try: config = RLConfig(store.spaces, **{"context": context, "reward_values": _reward_values(store), "about": {k: settings[k] for k in ("task", "windows", "seed")}, **(model or {})})
     except TypeError as e: raise UserError(nearest(str(e).split("'")[1], [f for f in RLConfig.__dataclass_fields__], "setting of the model")) from e
     net, wall, cpu = RLModel(config), time.time(), time.process_time()
+    path.mkdir(parents=True, exist_ok=True)
     if args.should_save: (path / "settings.json").write_text(json.dumps(settings, indent=2))
     log = train(net, dataset, args, resume, evaluate, progress, f"training on {task.name}")
     summary = {"steps": args.max_steps, "processes": args.world_size, "parameters": sum(p.numel() for p in net.parameters()), "seconds": time.time() - wall, "cpu_seconds": time.process_time() - cpu,
@@ -237,7 +238,6 @@ def distill(
     return summary
 
 def _arguments(path, training, seed):
-    path.mkdir(parents=True, exist_ok=True)
     known = {f for f in DistillArguments.__dataclass_fields__}
     for k in training:
         if k not in known: raise UserError(nearest(k, sorted(known), "setting of the training"))

@@ -1,0 +1,48 @@
+"""Histories as text: writing and reading a million Dark Room transitions, against `json.dumps` and `json.loads` of the same rows."""
+import json
+import sys
+import time
+
+import numpy as np
+from gymnasium.spaces import Discrete, MultiDiscrete
+
+from ad_distill.serialize import SERIALIZERS, make_serializer
+from ad_distill.trajectory import History, Spaces, versions
+
+
+def dark_room(rows, horizon=20, seed=0):
+    "A history of random steps in a dark room."
+    rng, n = np.random.default_rng(seed), rows // horizon * horizon
+    columns = {"state": rng.integers(0, 9, (n, 2)), "action": rng.integers(0, 5, n), "reward": rng.random(n) < .3, "logprob": np.full(n, np.log(.2)),
+               "terminated": np.zeros(n, bool), "truncated": np.arange(n) % horizon == horizon - 1}
+    return History(columns, np.full(n // horizon, horizon), Spaces(MultiDiscrete([9, 9]), Discrete(5)), task={"name": "dark_room"},
+                   source={"name": "random"}, seed=seed, versions=versions())
+
+
+def cpu(work, *args):
+    "CPU-seconds of a call, and its result."
+    start = time.process_time()
+    out = work(*args)
+    return time.process_time() - start, out
+
+
+def main(rows):
+    history = dark_room(rows)
+    x = history.columns
+    objects = [{"state": s, "action": a, "reward": r} for s, a, r in zip(x["state"].tolist(), x["action"].tolist(), x["reward"].tolist(), strict=True)]
+    write_json, lines = cpu(lambda: "\n".join(json.dumps(o) for o in objects))
+    read_json, _ = cpu(lambda: [json.loads(line) for line in lines.split("\n")])
+    print(f"{rows:,} transitions, CPU-seconds (ratio to the json module)\n{'json module':<12} write {write_json:6.2f}          read {read_json:6.2f}"
+          f"          {len(lines) / rows:5.1f} characters a transition")
+    for name in SERIALIZERS:
+        serializer = make_serializer(name, history.spaces)
+        write, text = cpu(serializer.serialize, history)
+        label, _ = cpu(serializer.labelled, history)
+        read, back = cpu(serializer.parse, text)
+        if len(back) != len(history) or any(back[i] != serializer.quantize(history[i]) for i in (0, len(back) // 2, -1)):
+            raise AssertionError(f"{name} reads something else than it wrote")
+        print(f"{name:<12} write {write:6.2f} ({write_json / write:4.1f}x)  read {read:6.2f} ({read_json / read:4.1f}x)  {len(text) / rows:5.1f} characters "
+              f"a transition; with labels {label:.2f}")
+
+
+if __name__ == "__main__": main(int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000)
