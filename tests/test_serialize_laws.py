@@ -1,4 +1,5 @@
 """Laws of the serializers, over the registry, a zoo of spaces and their settings; AD_DISTILL_EXAMPLES sets how many examples a law gets."""
+import copy
 import json
 import os
 import time
@@ -13,7 +14,9 @@ from hypothesis import strategies as st
 from ad_distill.serialize import FIELDS, SERIALIZERS, ParseError, make_serializer, serializer_from_json
 from ad_distill.trajectory import COLUMNS, History, Spaces, Trajectory, UserError, column_dtype
 
-settings.register_profile("laws", max_examples=int(os.environ.get("AD_DISTILL_EXAMPLES", "2000")), deadline=None, database=None,
+EXAMPLES = int(os.environ.get("AD_DISTILL_EXAMPLES", "2000"))
+VARIETY = max(400, EXAMPLES // 10)  # serializers of each name
+settings.register_profile("laws", max_examples=EXAMPLES, deadline=None, database=None,
                           suppress_health_check=list(HealthCheck))
 laws = settings.get_profile("laws")
 each_serializer = pytest.mark.parametrize("name", SERIALIZERS)
@@ -53,9 +56,28 @@ def pieces_of(s):
     return s.__dict__["pieces"]
 
 
+ODD = ["0", "1", "-1", "00", "007", "-0", "1.5", "1e5", "1e400", "-1e-400", "3.4028235e+38", "3.4028236e38", "9" * 30, "9" * 5000, "0." + "1" * 50, "nan", "null", "inf",
+       "unknown", "b0", "b7", "b99999", "bnan", "١", "1_0", "", "x4", "$1", "a0=300", "a0=255", "x0=104 x1=105", "x1=104", r"\n", r"\ud83d", r"\ud83d\ude42", r"\q"]
+
+
+def draw_odd_rows(rng, s):
+    "Text of the right form with values that may be none."
+    out = []
+    for _ in range(rng.integers(5)):
+        for slot in s._rows[int(rng.random() < .3)]:
+            if slot.optional and rng.random() < .5: continue
+            for p in slot.pieces:
+                if isinstance(p, str): out.append(p)
+                elif p.values is not None and rng.random() < .8: out.append(p.write(p.values[[rng.integers(len(p.values))]])[0])
+                else: out.append((s._prefix(slot.field, 0, 1) if p.dtype != object and slot.field in FIELDS else "") + ODD[rng.integers(4 if rng.random() < .8 else len(ODD))])
+    return "".join(out)
+
+
 def draw_serializer(rng, name):
+    "One of a few hundred: they take longer to make than to use."
+    choice = np.random.default_rng([VARIETY, rng.integers(VARIETY)])
     while True:
-        s = build(name, *rng.integers([len(ZOO), len(ZOO), len(ORDERS), len(OWN[name])]).tolist(), *(rng.random(2) < .5).tolist())
+        s = build(name, *choice.integers([len(ZOO), len(ZOO), len(ORDERS), len(OWN[name])]).tolist(), *(choice.random(2) < .5).tolist())
         if s: return s
 
 
@@ -93,10 +115,10 @@ def draw_episode(rng, spaces, longest=5):
     return Trajectory(draw_values(rng, spaces.state, n), draw_values(rng, spaces.action, n), reward, logprob, *done, spaces)
 
 
-def draw(seed, name):
+def draw(seed, name, most=3, longest=5):
     rng = np.random.default_rng(seed)
     s = draw_serializer(rng, name)
-    return rng, s, [draw_episode(rng, s.spaces) for _ in range(rng.integers(4))]
+    return rng, s, [draw_episode(rng, s.spaces, longest) for _ in range(rng.integers(most + 1))]
 
 
 def assert_same(a, b):
@@ -138,7 +160,7 @@ def test_reading_inverts_writing(name, seed):
 @laws
 @given(seed=seeds)
 def test_streaming_equals_writing_whole(name, seed):
-    rng, s, episodes = draw(seed, name)
+    rng, s, episodes = draw(seed, name, most=2, longest=3)
     late, early, sofar = s.late_reward, s.order.index("reward") < s.order.index("action"), ""
     logprob_early = "logprob" in s.order and s.order.index("logprob") < s.order.index("action")
     for i, e in enumerate(episodes):
@@ -204,7 +226,9 @@ def assert_acts(s, text):
 def test_any_string_parses_or_raises_the_one_error(name, seed, text):
     rng = np.random.default_rng(seed)
     s = draw_serializer(rng, name)
-    if rng.random() < .7:  # made of what it writes
+    kind = rng.random()
+    if kind < .4: text = draw_odd_rows(rng, s)
+    elif kind < .8:
         words = [*pieces_of(s), *SNIPPETS, *text.split()]
         text = "".join(words[i] + ["", " ", "\n"][j] for i, j in zip(rng.integers(len(words), size=12), rng.integers(3, size=12)))
     assert_reads(s, text)
@@ -233,7 +257,7 @@ def test_settings_survive_json(name):
         for own in OWN[name]:
             for space in ZOO:
                 s = make_serializer(name, Spaces(space, space), order=order, late_reward=False, skip_zero=False, **own)
-                assert serializer_from_json(json.loads(json.dumps(s.to_json()))) == s
+                assert serializer_from_json(json.loads(json.dumps(s.to_json()))) == s == copy.deepcopy(s)
 
 
 @each_serializer
