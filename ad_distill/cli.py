@@ -70,7 +70,7 @@ def _interruptible(advice):
     try: yield
     except KeyboardInterrupt: raise Failure(f"interrupted; {advice}", 130) from None
 
-# %% ../nbs/50_cli.ipynb #7b9bc6be
+# %% ../nbs/50_cli.ipynb #3e467a1a
 @click.group("ad_distill", cls=Commands, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(__version__, prog_name="ad_distill")
 @click.pass_context
@@ -78,7 +78,7 @@ def main(ctx: click.Context) -> None:
     """Distill the learning histories of RL algorithms into transformers that learn in context.
 
     \b
-    tasks, sources -> generate -> show -> train -> evaluate
+    tasks, sources, serializers -> generate -> show -> train -> evaluate
     run does all of it: ad_distill run exp_darkroom
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # for small models threads cost more than they give, forty times more on a busy machine
@@ -190,6 +190,29 @@ def _sources(as_json):
     Example: ad_distill sources --json
     """
     _list("source", as_json)
+
+# %% ../nbs/50_cli.ipynb #8a5d9299
+def _examples():
+    "A few transitions of a dark room in every form."
+    import numpy as np
+    from ad_distill.serialize import SERIALIZERS, make_serializer
+    from ad_distill.tasks.core import make_from
+    from ad_distill.trajectory import Trajectory
+    spaces = make_from("task", _registry("task"), "dark_room", {}).spaces
+    episode = Trajectory(state=np.array([[4, 4], [4, 5]]), action=np.array([2, 1]), reward=np.array([0., 1.]), logprob=np.array([-.3, -.1]), terminated=np.array([False, False]), truncated=np.array([False, True]), spaces=spaces)
+    for name, cls in SERIALIZERS.items(): yield name, (cls.__doc__ or "").strip().split("\n")[0], make_serializer(name, spaces).serialize(episode)
+
+@main.command("serializers")
+@_json_option
+def _serializers(as_json):
+    """List the ways to write histories as text, each with an example.
+
+    \b
+    Example: ad_distill serializers
+    """
+    known = [{"name": name, "description": what, "example": example} for name, what, example in _examples()]
+    if as_json: return click.echo(json.dumps(known, indent=2, ensure_ascii=False))
+    for k in known: click.echo(f"{k['name']:<9}{k['description']}\n{'':<9}{k['example'].rstrip().replace(chr(10), ' / ')}")
 
 # %% ../nbs/50_cli.ipynb #185d849f
 def _choose_source(task, name, pairs):
@@ -323,16 +346,20 @@ def _draw_history(ax, store, number):
     ax.set(xlabel="episode", ylabel="return", title=repr(store[number]).split("\n")[0])
     ax.legend()
 
-# %% ../nbs/50_cli.ipynb #e6236658
+# %% ../nbs/50_cli.ipynb #412d9b6e
 def _show_store(store, as_json):
     curve, n = _curve(store)
     s = {"path": str(store.path), **_store_summary(store), "spaces": store.spaces.to_json(), "info": store.info, "mean_return_by_tenth": curve}
     _report(s, as_json, f"{store!r}\n  {'returns':<14}" + (f"{_sparkline(curve)}\n{'':<16}(mean by tenth of a history, {n} histories)" if n else "no history is complete yet"))
 
+def _chosen(h, episodes):
+    "Number and trajectory of the episodes that were asked for."
+    return [(i, h[i]) for i in _episodes(episodes, len(h))]
+
 def _show_history(store, number, episodes, as_json):
     from ad_distill.trajectory import COLUMNS
     h = store[number]
-    chosen = [(i, h[i]) for i in _episodes(episodes, len(h))]
+    chosen = _chosen(h, episodes)
     if as_json:
         rows = [{"episode": i, "return": e.total, **{k: e.columns[k] for k in COLUMNS}} for i, e in chosen]
         return _report({"history": number, "task": h.task, "source": h.source, "seed": h.seed, "versions": h.versions, "returns": h.returns, "episodes": rows}, True, "")
@@ -343,44 +370,60 @@ def _show_history(store, number, episodes, as_json):
 @click.argument("store", metavar="DIR", type=click.Path())
 @click.option("--history", type=int, metavar="N", help="Print this history, counted from 0; -1 is the last.")
 @click.option("--episodes", metavar="A:B", help="Which of its episodes: 0:3, :5, -2:, 7. Default: the first and the last.")
+@click.option("--serializer", metavar="NAME", help="Print the history as text, written so; see `ad_distill serializers`.")
+@_pairs_option("-z", "writes", what="Setting of the serializer")
 @click.option("--plot", metavar="FILE", type=click.Path(), help="Write a picture (png, svg, pdf): the learning curve, or the returns of the history.")
 @_json_option
-def _show(store, history, episodes, plot, as_json):
+def _show(store, history, episodes, serializer, writes, plot, as_json):
     """Describe the store in DIR, or print one of its histories.
 
     \b
     Example: ad_distill show runs/dark_room --plot curve.png
              ad_distill show runs/dark_room --history 0 --episodes 0:2
+             ad_distill show runs/dark_room --history 0 --serializer prose
     """
     from ad_distill.store import Store
     from ad_distill.trajectory import UserError
     if episodes is not None and history is None: raise UserError("--episodes needs --history: of which history?")
+    if serializer is not None and history is None: raise UserError("--serializer needs --history: which history shall be written?")
+    if writes and serializer is None: raise UserError("-z needs --serializer: a setting of which?")
     store = Store.open(store)
     if history is not None and not -len(store) <= history < len(store):
         raise UserError(f"--history {history}: the store {store.path} has {len(store)} histories, counted from 0")
     if plot: _plot(store, history, plot)
     if history is None: _show_store(store, as_json)
+    elif serializer is not None:
+        h = store[history]
+        text = _serializer(serializer, store.spaces, writes).serialize([e for _, e in _chosen(h, episodes)])
+        click.echo(json.dumps({"history": history, "serializer": serializer, "text": text}, ensure_ascii=False) if as_json else text, nl=as_json)
     else: _show_history(store, history, episodes, as_json)
     if plot: click.echo(plot, err=as_json)
 
-# %% ../nbs/50_cli.ipynb #3de66fcd
-def _settings(pairs, given):
+# %% ../nbs/50_cli.ipynb #f20fd86e
+def _settings(pairs, given, family):
     "Settings by what takes them: windows, model, training. `given` are those that have options of their own; None: not given."
     from ad_distill.dataset import Windows
     from ad_distill.models.rl import RLConfig
-    from ad_distill.train import DistillArguments
+    from ad_distill.train import LM_SETTINGS, DistillArguments
     from ad_distill.trajectory import UserError, nearest
-    takers = {"training": DistillArguments, "model": RLConfig, "windows": Windows}
-    known = {f.name: (part, f) for part, cls in takers.items() for f in fields(cls) if f.init and f.name not in ("spaces", "about", "output_dir", "seed")}
-    found = {part: {} for part in takers}
+    takers = {"training": DistillArguments, "windows": Windows, **({"model": RLConfig} if family == "rl" else {})}
+    default = lambda f: f.default_factory() if f.default is MISSING and f.default_factory is not MISSING else f.default
+    known = {f.name: (part, default(f)) for part, cls in takers.items() for f in fields(cls) if f.init and f.name not in ("spaces", "about", "output_dir", "seed")}
+    if family == "lm": known |= {name: ("model", like) for name, like in LM_SETTINGS.items()}
+    found = {"training": {}, "model": {}, "windows": {}}
     for name, text in pairs:
         if name not in known: raise UserError(_few(nearest(name, known, "setting")))
-        part, f = known[name]
-        like = f.default_factory() if f.default is MISSING and f.default_factory is not MISSING else f.default
+        part, like = known[name]
         found[part][name] = _typed(name, text, None if like is MISSING else like, part)
     for name, value in given.items():
         if value is not None: found[known[name][0]][name] = value
     return found
+
+def _serializer(name, spaces, pairs=()):
+    "A serializer from what was typed."
+    from ad_distill.serialize import SERIALIZERS, make_serializer
+    defaults = {f.name: f.default for f in fields(SERIALIZERS[name])} if name in SERIALIZERS else {}
+    return make_serializer(name, spaces, **_values(pairs, defaults))
 
 def _few(message):
     "The message of `nearest`, without the choices where there are too many of them to help."
@@ -410,7 +453,10 @@ def _task_of(made_from, where):
 
 @main.command("train")
 @click.argument("store", metavar="DIR", type=click.Path())
-@click.option("--model", type=click.Choice(["rl"]), default="rl", show_default=True, help="rl: a transformer over transitions (RL Format).")
+@click.option("--model", type=click.Choice(["rl", "lm"]), default="rl", show_default=True, help="rl: a transformer over transitions (RL Format). lm: a language model over text (Language Format).")
+@click.option("--serializer", metavar="NAME", help="How --model lm writes text; see `ad_distill serializers`.  [default: compact]")
+@_pairs_option("-z", "writes", what="Setting of the serializer")
+@click.option("--base", metavar="PATH_OR_NAME", help="Pretrained causal language model to start from.  [default: a small one with fresh weights]")
 @click.option("--stride", type=_count, metavar="K", help="A window takes every K-th episode of a history.  [default: 25]")
 @click.option("--episodes", type=_count, metavar="N", help="Episodes of a window.  [default: 10]")
 @click.option("--steps", type=_count, metavar="N", help="Updates.  [default: 1500]")
@@ -422,7 +468,7 @@ def _task_of(made_from, where):
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint in the output directory.")
 @_quiet_option
 @_json_option
-def _train(store, model, stride, episodes, steps, batch, lr, settings, seed, out, resume, quiet, as_json):
+def _train(store, model, serializer, writes, base, stride, episodes, steps, batch, lr, settings, seed, out, resume, quiet, as_json):
     """Train a model on the store in DIR.
 
     A GPU is used where there is one. On a CPU it takes one thread; OMP_NUM_THREADS=4 in the environment gives a larger model four.
@@ -430,6 +476,7 @@ def _train(store, model, stride, episodes, steps, batch, lr, settings, seed, out
     \b
     Example: ad_distill train runs/dark_room --model rl --stride 25 --steps 1500 --out runs/model
              ad_distill train runs/dark_room -s width 128 -s layers 4 -s evaluate_every 500 --out runs/larger
+             ad_distill train runs/dark_room --model lm --serializer compact --stride 50 --episodes 5 --out runs/text
     """
     from ad_distill.store import Store
     from ad_distill.trajectory import UserError
@@ -439,10 +486,13 @@ def _train(store, model, stride, episodes, steps, batch, lr, settings, seed, out
     from ad_distill.dataset import Windows
     from ad_distill.train import distill
     given = {"stride": stride, "episodes": episodes, "max_steps": steps, "per_device_train_batch_size": batch, "learning_rate": lr}
-    s = _settings(settings, given)
+    if model == "rl" and (serializer or writes or base): raise UserError("--serializer, -z and --base are for --model lm: the RL Format model reads no text")
+    s = _settings(settings, given, model)
+    if base: s["model"]["base"] = base
+    serializer = _serializer(serializer or "compact", store.spaces, writes) if model == "lm" else None
     online = _online(task) if s["training"].get("evaluate_every") else None
     with _interruptible(f"the same command with --resume goes on from the last checkpoint in {out}"):
-        got = distill(task, store, out, Windows(**s["windows"]), s["model"], _checked_training(s["training"]), seed, resume, online, _bar(quiet))
+        got = distill(task, store, out, Windows(**s["windows"]), s["model"], _checked_training(s["training"]), seed, resume, online, _bar(quiet), serializer=serializer)
     if os.environ.get("RANK", "0") != "0": return  # one of several processes reports
     got = {"path": out, "task": task.name, "model": model, **{k: v for k, v in got.items() if k not in ("log", "settings")}}
     known = [f"{k.replace('_', ' ')} {got[k]:.3g}" for k in ("loss_action", "reward_accuracy", "score") if k in got]

@@ -6,7 +6,7 @@
 __all__ = ['COLUMNS', 'ModelAgent', 'load_model', 'pick_instances', 'play', 'evaluate', 'baselines', 'iqm', 'interval',
            'by_history', 'curves', 'episodes_to', 'summarize']
 
-# %% ../nbs/41_evaluate.ipynb #0c64a574
+# %% ../nbs/41_evaluate.ipynb #7897805e
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,13 @@ import torch
 from scipy import stats
 from tqdm import tqdm
 
+from .models.lm import LMAgent, LMModel
 from .models.rl import Cache, RLModel
 from .sources import Source
 from .tasks.core import Agent, RandomAgent, Split, StreamDraws, Task, check_same_task, rollout, stream_seeds, task_id
 from .trajectory import UserError
 
-# %% ../nbs/41_evaluate.ipynb #d1075f74
+# %% ../nbs/41_evaluate.ipynb #50857c6f
 class ModelAgent:
     "A frozen RL Format model acting in a batch of environments, its context in a ring buffer."
     def __init__(self,
@@ -47,9 +48,10 @@ class ModelAgent:
 def load_model(
     path: str | Path,  # model directory written by `ad_distill train`
     device: str | None = None,  # where to put it; default: a GPU if there is one
-) -> RLModel:
-    "A trained model, ready to act."
-    return RLModel.load(path, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+) -> RLModel | LMModel:
+    "A trained model of either family, ready to act."
+    family = LMModel if (Path(path) / "ad_distill.json").exists() else RLModel
+    return family.load(path, device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 # %% ../nbs/41_evaluate.ipynb #b99b1efe
 COLUMNS = ("agent", "task", "split", "instance", "history", "seed", "episode", "return", "score", "regret")
@@ -97,17 +99,18 @@ def play(
     regret = np.stack([task.regret(played.history(i, task={**task_id(task), "instance": int(ids[i])}, **about)) for i in numbers])
     return _table(agent, task, ids, seed, played.returns, regret)
 
-# %% ../nbs/41_evaluate.ipynb #56cf1337
+# %% ../nbs/41_evaluate.ipynb #328c5af2
 def evaluate(
-    model: RLModel,  # trained
+    model: RLModel | LMModel,  # trained
     task: Task,  # the task it was trained on
     n_episodes: int = 60,  # episodes of every stream
     agent: str = "model",  # its name in the table
     **kwargs,  # n_instances, streams, seed, split, instances, progress: see `play`
 ) -> pd.DataFrame:  # one row an episode
     "Play a frozen model online. Raises `UserError` for a model of another task."
+    make_agent = LMAgent if isinstance(model, LMModel) else ModelAgent
     if "task" in model.settings.about: check_same_task(task, model.settings.about["task"], "the model")
-    return play(task, lambda ids, seeds: ModelAgent(model.eval(), seeds), agent, n_episodes, **kwargs)
+    return play(task, lambda ids, seeds: make_agent(model.eval(), seeds), agent, n_episodes, **kwargs)
 
 def baselines(
     task: Task,  # what is played

@@ -134,7 +134,7 @@ def _pattern(pieces, optional=False):
     out = "".join(re.escape(p) if isinstance(p, str) else f"({p.pattern})" for p in pieces)
     return f"(?:{out})?+" if optional else out
 
-# %% ../nbs/01_serialize.ipynb #6784001d
+# %% ../nbs/01_serialize.ipynb #250c69f5
 @dataclass(frozen=True)
 class Serializer:
     "Writes episodes as text and reads them back."
@@ -157,6 +157,8 @@ class Serializer:
                             "once, and logprob if it is to be written")
         if self.order.index("state") > self.order.index("action"):
             raise UserError("order: expected the state before the action that it leads to")
+        for k in ("skip_zero", "late_reward"):
+            if type(getattr(self, k)) is not bool: raise UserError(f"{k}: {getattr(self, k)!r} came, expected True or False")
         if self.late_reward and self.order[:2] != ("state", "action"):
             raise UserError("late_reward needs an order that begins with state, action")
         if self.digits is not None and not (type(self.digits) is int and 1 <= self.digits <= 17):
@@ -736,7 +738,7 @@ class Json(Serializer):
         head = f'"{_name(self.spaces, field)}": {left}'
         return [head] + [", "] * (len(codecs) - 1), right + ("}\n" if last else ", ")
 
-# %% ../nbs/01_serialize.ipynb #5911985d
+# %% ../nbs/01_serialize.ipynb #17618dea
 def _centers(low, high, dtype, bins, limit):
     "(b,) at most `bins` values between `low` and `high`, ascending."
     if max(-low, high) <= limit: grid = np.linspace(low, high, bins)
@@ -770,7 +772,7 @@ class Bins(Serializer):
     def __post_init__(self):
         if type(self.bins) is not int or not 3 <= self.bins <= MOST:
             raise UserError(f"bins: {self.bins!r} came, expected a whole number from 3 to {MOST}")
-        if not 1 < self.limit <= 1e15:
+        if type(self.limit) not in (int, float) or not 1 < self.limit <= 1e15:
             raise UserError(f"limit: {self.limit!r} came, expected more than 1 and at most 1e15")
         if self.rewards is not None:
             object.__setattr__(self, "rewards", tuple(self.rewards))

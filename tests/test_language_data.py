@@ -1,0 +1,307 @@
+"""Laws of Language Format data: tokens say what the text says, whole or bit by bit; the cache is never stale; both formats give the same windows."""
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from gymnasium.spaces import Box, Discrete, MultiDiscrete, Text
+from test_serialize_laws import draw, draw_episode
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch.utils.data import DataLoader
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from ad_distill import dataset
+from ad_distill.dataset import FIELDS, MARKUP, Tokens, TokenStream, TrajectoryDataset, Windows, collate, tokenize
+from ad_distill.serialize import SERIALIZERS, make_serializer
+from ad_distill.store import Store, StoreWriter
+from ad_distill.tokenizers import build_tokenizer, check_tokenizer, load_tokenizer, sample
+from ad_distill.trajectory import History, Spaces, UserError
+
+EXAMPLES = int(os.environ.get("AD_DISTILL_EXAMPLES", "2000")) // 20
+SPACES = {"grid": Spaces(MultiDiscrete([9, 9]), Discrete(5)), "box": Spaces(Box(-8, 8, (3,), np.float32), Box(-2, 2, (1,), np.float32)),
+          "text": Spaces(Text(200), Text(200)), "mixed": Spaces(Box(-1, 1, (2,), np.float32), Text(50))}
+each_serializer = pytest.mark.parametrize("name", SERIALIZERS)
+each_space = pytest.mark.parametrize("kind", SPACES)
+
+
+@pytest.fixture(scope="module")
+def pretrained():
+    "A tokenizer in the manner of GPT-2 that has seen other text, and joins much of ours."
+    t = Tokenizer(models.BPE())
+    t.pre_tokenizer, t.decoder = pre_tokenizers.ByteLevel(add_prefix_space=True), decoders.ByteLevel()
+    text = ['The agent said: "no way"...\n\n', "state: 4\naction: 2\nreward: 1\n", "x0=4 x1=3 a=2 r=0\n", '{"state": [4, 3], "action": 21, "reward": 0.25}\n', "x1 y22 a3 $1 .\n"] * 20
+    t.train_from_iterator(text, trainers.BpeTrainer(vocab_size=600, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False, special_tokens=["</s>"]))
+    return PreTrainedTokenizerFast(tokenizer_object=t, eos_token="</s>")
+
+
+def history(spaces, lengths, i=0, seed=0):
+    rng, episodes = np.random.default_rng([seed, i]), []
+    for n in lengths:
+        while len(e := draw_episode(rng, spaces, n)) < n: pass
+        episodes.append(e)
+    return History.from_episodes(episodes, task={"name": "toy", "params": {}, "instance": i}, source={"name": "toy", "params": {}}, seed=i)
+
+
+def make_store(path, spaces, lengths=((4, 2, 3, 5, 1, 6), (2,) * 9, (3, 1) * 5)):
+    with StoreWriter(path, spaces, {"toy": True}) as w:
+        for i, n in enumerate(lengths):
+            if not w.has(i): w.put(i, history(spaces, n, i))
+    return Store.open(path)
+
+
+def parts(store, name="compact", **settings):
+    serializer = make_serializer(name, store.spaces, **settings)
+    return dict(serializer=serializer, tokenizer=build_tokenizer(serializer, sample(store)))
+
+
+def bytes_of(stream, ids):
+    "Of each token, how many bytes it stands for; only for byte-level tokenizers."
+    return np.array([len(t) for t in stream.tokenizer.convert_ids_to_tokens(ids.tolist())], int)
+
+
+def streamed(stream, e):
+    "The tokens of an episode that happens bit by bit."
+    s, ids = stream.serializer, []
+    early = [k for k in ("reward", "logprob") if k in s.order and s.order.index(k) < s.order.index("action")]
+    for t in range(len(e)):
+        now, past = slice(t, t + 1), slice(t - 1, t)
+        before = {k: e.columns[k][now] for k in early}
+        if s.late_reward and t: before = dict(reward=e.reward[past], logprob=e.logprob[past])
+        ids += stream.before_action(e.state[now], **before, first=[t == 0])[0]
+        ids += stream.actions(e.action[now])[0]
+        ids += stream.after_action(e.reward[now], e.logprob[now], e.terminated[now], e.truncated[now])[0]
+    return ids
+
+
+def check_stream(stream, episodes):
+    s, text = stream.serializer, stream.serializer.serialize(episodes)
+    ids, field, count = stream.encode(episodes)
+    assert len(ids) == len(field) == count.sum() and len(count) == len(episodes) and stream.decode(ids) == text
+    cuts = np.cumsum(count)
+    for e, part in zip(episodes, np.split(ids, cuts[:-1]) if len(cuts) else ()):
+        assert stream.decode(part) == s.serialize(e)
+        if len(e) and e.done[-1]: assert streamed(stream, e) == part.tolist()
+    _, label = s.labelled(episodes)
+    wanted = np.repeat(label, [len(c.encode()) for c in text])  # of each byte
+    found = np.repeat(field, bytes_of(stream, ids))
+    blank = np.isin(np.frombuffer(text.encode(), np.uint8), [32, 10]) if stream.words else np.zeros(len(wanted), bool)  # words carry the one behind them
+    assert (found == wanted)[~blank].all() and (found[blank] != MARKUP).sum() == ((found != wanted) & blank).sum() + ((wanted != MARKUP) & blank).sum()
+
+
+@each_serializer
+def test_tokens_are_those_of_the_text_and_of_its_parts(name):
+    for seed in range(EXAMPLES):
+        rng, s, episodes = draw(seed, name)
+        if not episodes: continue
+        tokenizer = s.__dict__.get("tokenizer") or s.__dict__.setdefault("tokenizer", build_tokenizer(s, [draw_episode(rng, s.spaces) for _ in range(5)]))
+        stream = TokenStream(s, tokenizer)
+        check_stream(stream, episodes)
+        assert tokenizer(s.serialize(episodes))["input_ids"] == stream.encode(episodes)[0].tolist()
+
+
+@each_serializer
+def test_pretrained_tokenizers_write_the_same_bit_by_bit(name, pretrained, tmp_path):
+    pretrained.save_pretrained(tmp_path)
+    tokenizer = load_tokenizer(tmp_path)  # takes the blank away that it puts before every text
+    for seed in range(EXAMPLES // 2):
+        _, s, episodes = draw(seed, name)
+        if episodes: check_stream(TokenStream(s, tokenizer), episodes)
+
+
+@each_serializer
+@each_space
+def test_tokenizers_know_everything_and_come_back_from_disk(name, kind, tmp_path):
+    serializer = make_serializer(name, SPACES[kind])
+    rng = np.random.default_rng(0)
+    episodes = [draw_episode(rng, SPACES[kind]) for _ in range(20)]
+    tokenizer = build_tokenizer(serializer, episodes)
+    tokenizer.save_pretrained(tmp_path)
+    again, plain = load_tokenizer(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
+    check_tokenizer(again, serializer, episodes)
+    every = [chr(c) for c in [*range(0x300), 0x661, 0x2028, 0xfeff, 0x1f642, 0x10ffff]] + ["<pad>", "<eos>", "a  b \n\n c", serializer.serialize(episodes)]
+    for text in every:
+        ids = tokenizer(text)["input_ids"]
+        assert tokenizer.decode(ids) == text and not {tokenizer.pad_token_id, tokenizer.eos_token_id} & set(ids)
+        assert again(text)["input_ids"] == plain(text)["input_ids"] == ids
+    assert TokenStream(serializer, again).hash == TokenStream(serializer, tokenizer).hash
+    assert build_tokenizer(serializer, episodes).get_vocab() == tokenizer.get_vocab()
+    stream = TokenStream(serializer, tokenizer)
+    if stream.words: return
+    digits = [t for t in tokenizer.get_vocab() if sum(c.isdigit() for c in t) > 1]
+    assert not digits, "digits are single"
+
+
+@each_serializer
+@each_space
+def test_both_formats_give_the_same_windows(name, kind, tmp_path):
+    store = make_store(tmp_path / "store", SPACES[kind])
+    given, kw = parts(store, name), dict(n=60, seed=3)
+    for windows in (Windows(2, 3), Windows(3, 1, shuffle_episodes=True), Windows(2, 2, zero_rewards=True)):
+        data = TrajectoryDataset(store, "language", windows, **given, **kw)
+        whole = data.__getitems__(list(range(60)))
+        for i, item in enumerate(whole):
+            h, first = data.chosen[i]
+            kept = [store[int(h)][int(first + k)] for k in sorted(data.order[i % len(data.order)])]
+            text = given["tokenizer"].decode(item["input_ids"])
+            assert text == data.text(i)
+            if not windows.shuffle_episodes and not windows.zero_rewards: assert text == given["serializer"].serialize(kept)
+            found = given["serializer"].parse(text)
+            assert sorted(map(len, found)) == sorted(map(len, kept))
+            if windows.zero_rewards: assert not any(e.reward.any() for e in found)
+            assert (item["labels"] == item["input_ids"]).all() and item["attention_mask"].all() and item["field"].max() < len(FIELDS)
+        if kind in ("grid", "box"):
+            numbers = TrajectoryDataset(store, "rl", windows, **kw)
+            assert (numbers.chosen == data.chosen).all()
+            for i in range(60):
+                assert np.array_equal(np.concatenate([e.state for e in data._trajectories(i)]), numbers[i]["state"].numpy())
+                assert np.array_equal(np.concatenate([e.reward for e in data._trajectories(i)]), numbers[i]["reward"].numpy(), equal_nan=True)
+
+
+def test_padding_and_batches(tmp_path):
+    store = make_store(tmp_path / "store", SPACES["grid"])
+    given = parts(store)
+    data = TrajectoryDataset(store, "language", Windows(2, 1), n=50, **given)
+    batch = data.__getitems__(list(range(50))).batch
+    size = batch["attention_mask"].sum(1)
+    assert size.min() < size.max() == batch["input_ids"].shape[1]
+    for i in range(50):
+        n = int(size[i])
+        assert (batch["attention_mask"][i, :n] == 1).all() and not batch["attention_mask"][i, n:].any()
+        assert (batch["labels"][i, n:] == -100).all() and (batch["labels"][i, :n] == batch["input_ids"][i, :n]).all()
+        assert {k: v.tolist() for k, v in data[i].items()} == {k: v[i, :n].tolist() for k, v in batch.items()}
+    alone = collate([data[i] for i in range(50)])
+    assert all((alone[k] == v).all() and v.dtype == torch.int64 for k, v in batch.items())
+    for workers in (0, 2):
+        ids = torch.cat([b["input_ids"].flatten() for b in DataLoader(data, 8, collate_fn=collate, num_workers=workers)])
+        assert ids.tolist() == torch.cat([b["input_ids"].flatten() for b in DataLoader(data, 8, collate_fn=collate)]).tolist()
+    again = TrajectoryDataset(store, "language", Windows(2, 1), n=50, **given)
+    assert (again.__getitems__(list(range(50))).batch["input_ids"] == batch["input_ids"]).all()
+
+
+def test_empty_episodes_and_uneven_histories(tmp_path):
+    store = make_store(tmp_path / "store", SPACES["grid"], [(0, 3, 0, 0, 2), (1,) * 5, (0, 0, 0, 0, 0)])
+    given = parts(store)
+    data = TrajectoryDataset(store, "language", Windows(3, 1, from_start=0), n=100, **given)
+    for i in range(100): assert given["tokenizer"].decode(data[i]["input_ids"]) == data.text(i)
+
+
+def content(tokens): return tuple(np.array(x).tolist() for x in (tokens.ids, tokens.field, tokens.offset))
+
+
+def count_encoded(monkeypatch):
+    "How many histories are tokenized from now on."
+    seen, encode = [], TokenStream.encode
+    monkeypatch.setattr(TokenStream, "encode", lambda self, x: (seen.append(1) if isinstance(x, History) else None, encode(self, x))[1])
+    return seen
+
+
+def test_cache(tmp_path, monkeypatch):
+    path, lengths = tmp_path / "store", [(4, 2, 3, 5, 1, 6), (2,) * 9, (3, 1) * 5]
+    store = make_store(path, SPACES["grid"], lengths[:2])
+    given = parts(store)
+    stream, seen = TokenStream(**given), count_encoded(monkeypatch)
+    first = tokenize(store, stream)
+    assert len(seen) == 2 and first.ids.dtype == np.uint16 and first.field.dtype == np.uint8
+    whole = stream.encode([e for h in store for e in h])
+    assert content(first) == (whole[0].tolist(), whole[1].tolist(), [0, *np.cumsum(whole[2]).tolist()])
+    assert tokenize(Store.open(path), TokenStream(**given)).path == first.path and len(seen) == 2, "hit"
+
+    other = tokenize(store, TokenStream(**parts(store, "compact", late_reward=False)))
+    zero = tokenize(store, stream, zero_rewards=True)
+    assert len({first.path, other.path, zero.path}) == 3 and len(seen) == 6, "other settings are other tokens"
+    assert content(first) == content(tokenize(store, stream)) and len(seen) == 6
+
+    grown = make_store(path, SPACES["grid"], lengths)
+    longer = tokenize(grown, stream)
+    assert len(seen) == 7, "only the new history is tokenized"
+    assert longer.path != first.path and not first.path.exists()
+    fresh = make_store(tmp_path / "fresh", SPACES["grid"], lengths)
+    assert content(longer) == content(tokenize(fresh, stream))
+
+
+@pytest.mark.parametrize("harm", ["cut off", "not there", "foreign", "wrong length"])
+def test_damaged_tokens_are_made_again(tmp_path, harm):
+    store = make_store(tmp_path / "store", SPACES["grid"])
+    stream = TokenStream(**parts(store))
+    tokens = tokenize(store, stream)
+    good, file = content(tokens), tokens.path / "ids.npy"
+    (store.path / "tokens" / "0123456789abcdef.tmp").mkdir()  # of a process that was killed
+    data = file.read_bytes()
+    file.unlink()
+    if harm == "cut off": file.write_bytes(data[:-10])
+    if harm == "foreign": file.write_bytes(b"\x80\x04N.")
+    if harm == "wrong length": np.save(file, np.zeros(5, np.uint16))
+    assert Tokens.open(tokens.path) is None
+    assert content(tokenize(store, stream)) == good
+    assert not list((store.path / "tokens").glob("*.tmp"))
+
+
+def test_tokens_of_other_histories_or_other_code_are_not_used(tmp_path, monkeypatch):
+    store = make_store(tmp_path / "store", SPACES["grid"])
+    stream = TokenStream(**parts(store))
+    before = tokenize(store, stream)
+    with StoreWriter(tmp_path / "other", SPACES["grid"], {"toy": True}) as w:
+        for i in range(3): w.put(i, history(SPACES["grid"], (2,) * 9, i, seed=5))
+    (store.path / "tokens").rename(tmp_path / "other" / "tokens")
+    other = Store.open(tmp_path / "other")
+    after = tokenize(other, stream)
+    assert after.path != before.path and stream.decode(after.ids) == stream.serializer.serialize([e for h in other for e in h])
+    pieces = dataset._pieces
+    monkeypatch.setattr(dataset, "_pieces", lambda *a: pieces(*a)[:-1])
+    assert tokenize(other, TokenStream(stream.serializer, stream.tokenizer)).path != after.path
+
+
+TWO = """
+import sys
+from pathlib import Path
+from ad_distill.dataset import TokenStream, tokenize
+from ad_distill.serialize import make_serializer
+from ad_distill.store import Store
+from ad_distill.tokenizers import load_tokenizer
+store = Store.open(sys.argv[1])
+tokens = tokenize(store, TokenStream(make_serializer("compact", store.spaces), load_tokenizer(sys.argv[2])))
+print(tokens.path.name, len(tokens.ids), int(tokens.ids.sum()))
+"""
+
+
+def test_two_processes_at_once(tmp_path):
+    store = make_store(tmp_path / "store", SPACES["grid"], [(3,) * 40] * 20)
+    given = parts(store)
+    given["tokenizer"].save_pretrained(tmp_path / "tokenizer")
+    args = [sys.executable, "-c", TWO, str(store.path), str(tmp_path / "tokenizer")]
+    both = [subprocess.Popen(args, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    out = [p.communicate()[0] for p in both]
+    assert [p.returncode for p in both] == [0, 0] and out[0] == out[1] != ""
+    tokens = tokenize(store, TokenStream(**given))
+    assert out[0].split() == [tokens.path.name, str(len(tokens.ids)), str(int(tokens.ids.sum()))]
+    assert len(list((store.path / "tokens").iterdir())) == 2  # the tokens and the lock
+
+
+def test_mistakes(tmp_path, pretrained):
+    store = make_store(tmp_path / "store", SPACES["grid"])
+    given = parts(store)
+    make = lambda **kw: TrajectoryDataset(store, "language", Windows(2, 1), **{**given, **kw})
+    longest = max(len(make()[i]["input_ids"]) for i in range(200))
+    make(max_tokens=longest + 20)
+    lower = Tokenizer(models.WordLevel({"<unk>": 0, "x4": 1}, unk_token="<unk>"))
+    lower.pre_tokenizer = pre_tokenizers.Whitespace()
+    before = sorted((store.path / "tokens").iterdir())
+    for call, said in ((lambda: make(max_tokens=10), "10"), (lambda: make(serializer=None), "serializer"), (lambda: make(tokenizer=None), "tokenizer"),
+                       (lambda: make(tokenizer=PreTrainedTokenizerFast(tokenizer_object=lower, unk_token="<unk>")), "has no token for"), (lambda: make(serializer="compcat"), "compact"),
+                       (lambda: make(serializer=make_serializer("compact", SPACES["box"])), "spaces"), (lambda: make(tokenizer="gpt2"), "load_tokenizer"),
+                       (lambda: TrajectoryDataset(store, windows=Windows(2, 1), tokenizer=given["tokenizer"]), "rl"),
+                       (lambda: TrajectoryDataset(store, windows=Windows(2, 1)).text(0), "text"), (lambda: load_tokenizer(tmp_path), "no tokenizer")):
+        with pytest.raises(UserError, match=said) as e: call()
+        assert "\n" not in str(e.value)
+    assert sorted((store.path / "tokens").iterdir()) == before, "nothing was tokenized"
+
+
+def test_key_is_plain_json_and_nothing_is_pickled(tmp_path):
+    store = make_store(tmp_path / "store", SPACES["text"])
+    tokens = tokenize(store, TokenStream(**parts(store, "plain")))
+    key = json.loads((tokens.path / "key.json").read_text())
+    assert key["histories"] == len(store) and key["serializer"]["name"] == "plain"
+    for f in tokens.path.glob("*.npy"): np.load(f, allow_pickle=False)
