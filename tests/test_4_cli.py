@@ -299,6 +299,11 @@ N = 200
 DRIVER = "import sys, ad_distill.sources as s; from ad_distill.cli import main\ns.WIDTH = 4\nif __name__ == '__main__': main(sys.argv[1:])\n"
 
 
+def hear_ctrl_c():
+    "A test run that was started in the background of a shell hands down that SIGINT is ignored."
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Many:
     "A `generate` that writes often: four histories at a time. A program of its own, as worker processes have to be able to import it."
     def __init__(self, path, workers=1):
@@ -307,9 +312,11 @@ class Many:
         self.args = f"{self.program} generate dark_room --source q_learning --histories {N} --episodes 20 --seed 1 --out store --workers {workers}".split()
 
     def start(self, limit=None):
-        def limited(): resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+        def limited():
+            hear_ctrl_c()
+            if limit is not None: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
         return subprocess.Popen([sys.executable, *self.args], cwd=self.path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                                start_new_session=True, preexec_fn=None if limit is None else limited)
+                                start_new_session=True, preexec_fn=limited)
 
     def finish(self):
         out, err = (p := self.start()).communicate(timeout=120)
@@ -430,7 +437,7 @@ def test_run_that_fails(notebooks):
 
 
 def test_run_interrupted(notebooks):
-    p = subprocess.Popen([SCRIPT, "run", "slow.ipynb"], cwd=notebooks, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    p = subprocess.Popen([SCRIPT, "run", "slow.ipynb"], cwd=notebooks, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=hear_ctrl_c)
     assert p.stdout.readline() == "begun\n"
     os.killpg(p.pid, signal.SIGINT)
     out, err = p.communicate(timeout=60)
