@@ -137,7 +137,7 @@ class Trie:
             self.leaf[node] = action
         if len(self.leaf) != len(sequences) or any(self.children[n] for n in self.leaf): raise UserError("two actions are written alike, or one is the beginning of another; choose another serializer")
 
-# %% ../../nbs/30_models_lm.ipynb #8fbebab4
+# %% ../../nbs/30_models_lm.ipynb #a8966e12
 class LMAgent:
     "A frozen language model acting in a batch of environments."
     def __init__(self,
@@ -181,17 +181,18 @@ class LMAgent:
 
     def _choose(self, logits):
         "Walk from the root of the trie to a leaf in every stream: action (b,), logprob (b,)."
-        node, logprob, action = [0] * self.b, np.zeros(self.b), np.full(self.b, -1)
+        node, logprob, action = np.zeros(self.b, int), np.zeros(self.b), np.full(self.b, -1)
         while (action < 0).any():
             if logits is None: logits = self._read()
             u, step = self.draws(), [[] for _ in range(self.b)]
-            for i in np.flatnonzero(action < 0):
-                tokens = list(self.trie.children[node[i]])
-                p = torch.softmax(logits[i, tokens].double(), -1).numpy()
-                k = min(int((np.cumsum(p) <= u[i]).sum()), len(tokens) - 1)
-                node[i], step[i] = self.trie.children[node[i]][tokens[k]], [tokens[k]]
-                logprob[i] += np.log(p[k])
-                action[i] = self.trie.leaf.get(node[i], -1)
+            for here in np.unique(node[action < 0]):  # streams at the same node choose together
+                at = np.flatnonzero((node == here) & (action < 0))
+                tokens = list(self.trie.children[here])
+                p = torch.softmax(logits[at][:, tokens].double(), -1).numpy()
+                k = np.minimum((np.cumsum(p, 1) <= u[at, None]).sum(1), len(tokens) - 1)
+                logprob[at] += np.log(p[np.arange(len(at)), k])
+                for stream, choice in zip(at.tolist(), k.tolist()): node[stream], step[stream] = self.trie.children[here][tokens[choice]], [tokens[choice]]
+            action = np.array([self.trie.leaf.get(n, -1) for n in node.tolist()])
             self._write(step)
             logits = None
         return action + self.start, logprob
