@@ -6,13 +6,13 @@
 __all__ = ['MARKUP', 'FORMATS', 'PADDING', 'Windows', 'window_rows', 'TokenStream', 'Tokens', 'tokenize', 'WindowBatch',
            'TrajectoryDataset', 'collate']
 
-# %% ../nbs/03_dataset.ipynb #ac1fb038
+# %% ../nbs/03_dataset.ipynb #b9d23e99
 import atexit, hashlib, itertools, json, os, re, shutil, tempfile, zlib
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,8 +23,6 @@ from .serialize import FIELDS, SERIALIZERS, Serializer, make_serializer
 from .serialize import _pattern, _tables
 from .store import Store
 from .trajectory import COLUMNS, History, Trajectory, UserError, nearest
-
-if TYPE_CHECKING: from transformers import PreTrainedTokenizerFast
 
 # %% ../nbs/03_dataset.ipynb #5357d695
 @dataclass(frozen=True)
@@ -127,7 +125,7 @@ def _pieces(table, label, stop, words):
         behind = field
     return [(f, c) for f, c in [*out, (MARKUP, pending)] if not isinstance(c, str) or c]
 
-# %% ../nbs/03_dataset.ipynb #14f707b4
+# %% ../nbs/03_dataset.ipynb #3ba9e311
 def _part(serializer, part):
     "Regular expression of a part of a transition, and the field of each of its groups."
     row, end = serializer._rows
@@ -142,7 +140,7 @@ class TokenStream:
     "Writes episodes as token ids, all at once or as they happen."
     def __init__(self,
         serializer: Serializer,  # writes the text
-        tokenizer: "PreTrainedTokenizerFast",  # cuts it into tokens
+        tokenizer: Any,  # a `PreTrainedTokenizerFast`, cuts it into tokens
     ):
         from tokenizers import Tokenizer
         if getattr(tokenizer, "backend_tokenizer", None) is None:
@@ -385,7 +383,7 @@ def _all_tokens(store, stream, episodes, old, n, progress):
     for i in tqdm(range(n, len(store)), "tokenizing", unit=" histories", disable=not progress, delay=1):
         yield stream.encode(episodes(store[i]))
 
-# %% ../nbs/03_dataset.ipynb #f3234302
+# %% ../nbs/03_dataset.ipynb #73d3405d
 FORMATS = ("rl", "language")  # formats that a data set can be read in
 PADDING = dict(labels=-100, field=MARKUP)  # what stands behind the end of a window; else 0
 
@@ -409,7 +407,7 @@ class TrajectoryDataset(Dataset):
         n: int = 10_000,  # how many windows there are
         seed: int = 0,  # decides which
         serializer: Serializer | str | None = None,  # writes the text of format "language", or its name
-        tokenizer: "PreTrainedTokenizerFast | None" = None,  # cuts the text into tokens; from `build_tokenizer` or `load_tokenizer`
+        tokenizer: Any = None,  # a `PreTrainedTokenizerFast` that cuts the text into tokens; from `build_tokenizer` or `load_tokenizer`
         max_tokens: int | None = None,  # how many tokens the model can read: a longer window is refused
         progress: bool = False,  # show a bar while the store is tokenized
     ):

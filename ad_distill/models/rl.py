@@ -135,7 +135,7 @@ class ValueHead(nn.Module):
         best = torch.stack([p.argmax(-1) for p in params.split(self.sizes, -1)], -1)
         return best[..., 0] + self.start if self.kind == "Discrete" else best
 
-# %% ../../nbs/20_models_rl.ipynb #87f31269
+# %% ../../nbs/20_models_rl.ipynb #2f11af8c
 def rotate(
     x: Tensor,  # (b, h, t, d) queries or keys
     angle: Tensor,  # (t, d / 2) in radians
@@ -172,7 +172,7 @@ class Block(nn.Module):
 class Cache:
     "Keys and values of the last `context` positions of every layer, and what the next token still needs to know."
     def __init__(self,
-        model: "RLModel",  # that acts
+        model: nn.Module,  # the `RLModel` that acts
         batch: int,  # streams
     ):
         c, weight = model.settings, model.norm.weight
