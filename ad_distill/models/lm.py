@@ -137,7 +137,7 @@ class Trie:
             self.leaf[node] = action
         if len(self.leaf) != len(sequences) or any(self.children[n] for n in self.leaf): raise UserError("two actions are written alike, or one is the beginning of another; choose another serializer")
 
-# %% ../../nbs/30_models_lm.ipynb #a8966e12
+# %% ../../nbs/30_models_lm.ipynb #6e94a2da
 class LMAgent:
     "A frozen language model acting in a batch of environments."
     def __init__(self,
@@ -150,7 +150,7 @@ class LMAgent:
         self.action_ids, self.start = legal, int(model.serializer.spaces.action.start)
         self.episodes = [[[]] for _ in seeds]  # tokens of the episodes in every stream's context
         self.unread = [[] for _ in seeds]  # tokens that the cache does not hold yet
-        self.cache, self.last = None, None
+        self.cache, self.last, self.length = None, None, torch.zeros(len(seeds), 1, dtype=torch.long)  # length: tokens in the cache
 
     def _write(self, tokens):
         for i, t in enumerate(tokens):
@@ -169,6 +169,7 @@ class LMAgent:
     def _read(self):
         "Logits (b, vocabulary) behind all that was written."
         device, new = self.model.device, max(map(len, self.unread))
+        if not new: return torch.zeros(self.b, self.model.stream.size)  # nothing stands before the first action of all: it is drawn uniformly
         ids, mask = torch.zeros(self.b, new, dtype=torch.long), torch.zeros(self.b, new, dtype=torch.long)
         for i, t in enumerate(self.unread):
             if t: ids[i, new - len(t):], mask[i, new - len(t):] = torch.tensor(t), 1
