@@ -44,17 +44,17 @@ def files(path): return {p.relative_to(path).as_posix(): p.read_bytes() for p in
 def test_help(command, tmp_path):
     out = run(*command, "--help", cwd=tmp_path).stdout
     listed = out[out.index("Commands:"):]
-    at = [listed.index(f"\n  {name}") for name in ("tasks", "sources", "generate", "show", "train", "evaluate", "run")]
+    at = [listed.index(f"\n  {name}") for name in ("tasks", "sources", "readers", "generate", "import", "show", "train", "evaluate", "run")]
     assert at == sorted(at)
     assert run(*command, cwd=tmp_path).stdout == out
 
 
-@pytest.mark.parametrize("command", ["tasks", "sources", "generate", "show", "train", "evaluate", "run"])
+@pytest.mark.parametrize("command", ["tasks", "sources", "readers", "generate", "import", "show", "train", "evaluate", "run"])
 def test_help_of_each_command_has_an_example(command, tmp_path):
     assert f"Example: ad_distill {command}" in cli(command, "--help", cwd=tmp_path).stdout
 
 
-@pytest.mark.parametrize("args", [["--help"], ["tasks"], ["sources"], ["generate", "--help"], ["train", "--help"]], ids=" ".join)
+@pytest.mark.parametrize("args", [["--help"], ["tasks"], ["sources"], ["readers"], ["generate", "--help"], ["import", "--help"], ["train", "--help"]], ids=" ".join)
 def test_answers_without_heavy_imports(args, tmp_path):
     code = f"""
 import sys
@@ -67,7 +67,7 @@ sys.exit(f"imported on the way: {{heavy}}" if heavy else 0)
     assert python(code, cwd=tmp_path).stdout.strip()
 
 
-@pytest.mark.parametrize("args", [["--help"], ["tasks"], ["sources"]], ids=" ".join)
+@pytest.mark.parametrize("args", [["--help"], ["tasks"], ["sources"], ["readers"]], ids=" ".join)
 def test_answers_within_a_second(args, tmp_path):
     def cpu_seconds():
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
