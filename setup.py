@@ -48,7 +48,7 @@ setup(
         "Programming Language :: Python :: 3",
     ],
     packages=find_packages(include=[lib, f"{lib}.*"]),
-    package_data={lib: ["*.json", "*.txt", "py.typed"]},
+    package_data={lib: ["*.json", "*.txt", "py.typed", "data/*.parquet"]},
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
     extras_require=extras,

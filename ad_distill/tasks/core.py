@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ad_distill.dataset import TrajectoryDataset
     from ad_distill.store import Store
 
-# %% ../../nbs/10_tasks.ipynb #3dde51cf
+# %% ../../nbs/10_tasks.ipynb #0f2fcda1
 Split = Literal["train", "held_out"]
 TASKS: dict[str, type["Task"]] = {}  # every registered task by its name
 
@@ -113,6 +113,13 @@ class Task:
     ) -> np.ndarray:  # (e,) by how much each episode fell short of the best expected return
         "Regret of each episode. A task that knows expected rewards leaves their noise out of it."
         return self.best_return(np.array([history.task["instance"]]))[0] - history.returns
+
+    def view(self,
+        format: str,  # "rl" for an environment of numbers, "language" for one of text
+    ) -> "Task":  # with the same name, parameters and instances
+        "The task as a model of that format plays it. Most tasks look the same to both."
+        if format not in ("rl", "language"): raise UserError(nearest(format, ("rl", "language"), "format"))
+        return self
 
     def dataset(self,
         store: "Store",  # histories of this task
