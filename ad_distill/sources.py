@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SOURCES', 'WIDTH', 'ROOM', 'Source', 'register_source', 'make_source', 'choose', 'UCB', 'Thompson', 'QLearning',
-           'Noise', 'Random', 'generate']
+           'Noise', 'Random', 'follow_parent', 'generate']
 
-# %% ../nbs/12_sources.ipynb #920cf49a
+# %% ../nbs/12_sources.ipynb #2d2a95de
 import os, signal, threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -22,15 +22,16 @@ from tqdm import tqdm
 
 from .store import Store, StoreWriter
 from .tasks.core import Agent, RandomAgent, Split, StreamDraws, Task, make_from, n_states, rollout, state_index, stream_seeds, task_id
-from .trajectory import UserError
+from .trajectory import History, UserError
 
-# %% ../nbs/12_sources.ipynb #b1e07c5b
+# %% ../nbs/12_sources.ipynb #87282613
 SOURCES: dict[str, type["Source"]] = {}  # every registered source by its name
 
 @dataclass(frozen=True)
 class Source:
     "A learning algorithm with its settings."
     name: ClassVar[str] = ""  # the name under which it is registered
+    width: ClassVar[int] = 0  # at most so many histories learn side by side in one process; 0 leaves it to `generate`
 
     def check(self,
         task: Task,  # to be learnt
@@ -45,6 +46,19 @@ class Source:
     ) -> Agent:
         "The algorithm at its start, for a batch of streams."
         raise NotImplementedError
+
+    def learn(self,
+        task: Task,  # to be learnt
+        instances: np.ndarray,  # (b,) instance of each history
+        numbers: np.ndarray,  # (b,) number of each history within the run; with `seed` it decides every random choice
+        seed: int,  # of the whole run
+        n_episodes: int,  # length of each history
+        on_episode: Callable[[int], None] | None = None,  # told the number of episodes done
+    ) -> list[History]:  # b histories
+        "Learn side by side. An algorithm that runs a loop of its own (a library's trainer) writes its histories here instead of giving an agent."
+        played = rollout(task.make_env(instances), self.agent(task, instances, stream_seeds(seed, numbers, 1), n_episodes), n_episodes, stream_seeds(seed, numbers, 0), on_episode, capacity=n_episodes * task.horizon)
+        about = {"source": {"name": self.name, "params": asdict(self)}, "seed": seed}
+        return [played.history(i, task={**task_id(task), "instance": int(instances[i])}, **about) for i in range(len(numbers))]
 
 def register_source(
     name: str,  # as typed on the command line
@@ -243,20 +257,16 @@ class Random(Source):
     "Uniformly random actions: what a score of 0 means, and the control for sources that learn."
     def agent(self, task: Task, instances: np.ndarray, seeds: np.ndarray, n_episodes: int) -> Agent: return RandomAgent(task.spaces, seeds)
 
-# %% ../nbs/12_sources.ipynb #a9f87d0a
+# %% ../nbs/12_sources.ipynb #a720f1cc
 WIDTH = 1024  # at most so many streams learn side by side in one process
 ROOM = 2 ** 24  # at most so many transitions are held in memory at a time
 
 def _learn(task, source, split, seed, n_episodes, numbers, on_episode=None):
     "Histories `numbers` of a run, learnt side by side."
-    ids = np.take(task.instances(split), numbers, mode="wrap")
-    agent = source.agent(task, ids, stream_seeds(seed, numbers, 1), n_episodes)
-    played = rollout(task.make_env(ids), agent, n_episodes, stream_seeds(seed, numbers, 0), on_episode, capacity=n_episodes * task.horizon)
-    about = {"source": {"name": source.name, "params": asdict(source)}, "seed": seed}
-    return [played.history(i, task={**task_id(task), "instance": int(ids[i])}, **about) for i in range(len(numbers))]
+    return source.learn(task, np.take(task.instances(split), numbers, mode="wrap"), numbers, seed, n_episodes, on_episode)
 
-def _follow_parent():
-    "In a worker: leave Ctrl-C to the parent, and end when it ends, even by kill -9."
+def follow_parent() -> None:
+    "In a worker process: leave Ctrl-C to the parent, and end when it ends, even by kill -9."
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     def watch(): wait([parent_process().sentinel]); os._exit(1)
     threading.Thread(target=watch, daemon=True).start()
@@ -280,7 +290,7 @@ def generate(
     _check_counts(n_histories=n_histories, n_episodes=n_episodes, workers=workers)
     source.check(task)
     info = {"task": task_id(task), "source": {"name": source.name, "params": asdict(source)}, "n_episodes": n_episodes, "seed": seed, "split": split}
-    width = max(1, min(WIDTH, ROOM // (n_episodes * task.horizon), -(-n_histories // workers)))
+    width = max(1, min(source.width or WIDTH, ROOM // (n_episodes * task.horizon), -(-n_histories // workers)))
     with StoreWriter(path, task.spaces, info) as writer, tqdm(total=n_histories * n_episodes, unit=" episodes", unit_scale=True, desc=f"{source.name} learns {task.name}", disable=not progress) as bar:
         missing = [i for i in range(n_histories) if not writer.has(i)]
         bar.update((n_histories - len(missing)) * n_episodes)
@@ -293,7 +303,7 @@ def generate(
                 def on_episode(e): bar.update(seen + e * len(numbers) - bar.n)
                 store(numbers, _learn(task, source, split, seed, n_episodes, numbers, on_episode))
         else:
-            with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_follow_parent) as pool:
+            with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=follow_parent) as pool:
                 jobs = {pool.submit(_learn, task, source, split, seed, n_episodes, numbers): numbers for numbers in batches}
                 try:
                     for job in as_completed(jobs):

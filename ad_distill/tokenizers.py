@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['build_tokenizer', 'sample', 'load_tokenizer', 'check_tokenizer']
 
-# %% ../nbs/04_tokenizers.ipynb #f383591e
+# %% ../nbs/04_tokenizers.ipynb #4ef3c2ef
 import json, re
 from collections import Counter
 from pathlib import Path
@@ -14,16 +14,16 @@ import numpy as np
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from .dataset import TokenStream
+from .tokens import TokenStream
 from .serialize import Compact, Serializer
 from .store import Store
 from .trajectory import History, Trajectory, UserError
 
-# %% ../nbs/04_tokenizers.ipynb #6ea15a82
+# %% ../nbs/04_tokenizers.ipynb #48c84a4e
 def _literals(serializer):
     "What the serializer writes between values."
     runs = [""]
-    for kind, slots in enumerate(serializer._rows):
+    for kind, slots in enumerate(serializer.rows):
         for slot in slots:
             loose = slot.optional or kind == 1  # it is not everywhere, so it is not joined with its neighbors
             if loose: runs.append("")
@@ -31,7 +31,7 @@ def _literals(serializer):
                 if isinstance(piece, str): runs[-1] += piece
                 else: runs += [*(piece.write(piece.values) if slot.field == "end" else ()), ""]
             if loose or slot.field == "action": runs.append("")  # what ends an action stands alone
-    free = any(c.dtype == object for codecs, _ in serializer._of.values() for c in codecs)
+    free = any(c.dtype == object for codecs, _ in serializer.codecs.values() for c in codecs)
     if free: runs = [part for run in runs for part in re.findall(r"\n?[^\n]+|\n", run)]  # a text may end like a mark
     return sorted({run for run in runs if run}, key=lambda s: (-len(s), s))
 
@@ -42,16 +42,16 @@ def _cuts(serializer, words):
     "The regular expression of what is looked up."
     return _WORDS if words else "|".join([*(re.escape(s).replace("\\\n", "\\n") for s in _literals(serializer)), _REST])
 
-# %% ../nbs/04_tokenizers.ipynb #892a03fc
+# %% ../nbs/04_tokenizers.ipynb #d47e0863
 def _by_words(serializer):
     "Whether the serializer writes a limited number of words; only the rewards and logprobs of `compact` may be any."
-    listed = lambda field: all(c.values is not None for c in serializer._of[field][0])
+    listed = lambda field: all(c.values is not None for c in serializer.codecs[field][0])
     fields = ("state", "action") if isinstance(serializer, Compact) else serializer.order
     return _spaced(serializer) and all(listed(f) for f in fields)
 
 def _triples(serializer):
     "Each codec with the literals around it."
-    for slot in (s for slots in serializer._rows for s in slots):
+    for slot in (s for slots in serializer.rows for s in slots):
         yield from zip(slot.pieces[::2], slot.pieces[1::2], slot.pieces[2::2])
 
 def _spaced(serializer): return all((not a or a[-1].isspace()) and b[:1].isspace() for a, _, b in _triples(serializer))

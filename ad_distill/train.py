@@ -6,7 +6,7 @@
 __all__ = ['LM_SETTINGS', 'MuonAdamW', 'hidden_matrices', 'DistillArguments', 'DistillTrainer', 'reward_accuracy', 'text_metrics',
            'train', 'distill']
 
-# %% ../nbs/40_train.ipynb #26aebf32
+# %% ../nbs/40_train.ipynb #8e56ade0
 import json
 import math
 import os
@@ -25,7 +25,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from transformers.trainer_utils import get_last_checkpoint
 
 from .dataset import TrajectoryDataset, Windows, collate
-from .models.lm import LMModel, LMSettings, pretrained_lm, small_lm
+from .models.lm import LMAgent, LMModel, LMSettings, pretrained_lm, small_lm
 from .models.rl import RLConfig, RLModel
 from .serialize import FIELDS, Serializer
 from .store import Store
@@ -170,42 +170,66 @@ def reward_accuracy(
     correlation = float(torch.corrcoef(torch.stack([predicted, actual]))[0, 1]) if len(actual) > 1 and actual.std() > 0 and predicted.std() > 0 else math.nan
     return {"reward_correlation": correlation, "reward_mae": float((predicted - actual).abs().mean())}
 
-# %% ../nbs/40_train.ipynb #ed1f0ee6
+# %% ../nbs/40_train.ipynb #74aed2c7
+class _Reader(LMAgent):
+    "Takes the actions it is told to take, and notes how probable it finds the legal ones."
+    def follow(self, state, action, reward):
+        self.told, self.asked = action, None if self.asked is None else reward
+        self.act(state)
+    def _choose(self, logits):
+        legal = sorted(self.trie.children[0]) if self.trie else []
+        p = torch.softmax(logits.double(), -1)
+        late = p[:, np.flatnonzero(self.rewards.begins)].sum(-1)  # a reward that is left out could have stood here
+        self.legal = (p[:, legal].sum(-1) / (1 - late).clamp(min=1e-9)).numpy()
+        written = self.model.stream.actions(self.told)
+        self.context.write(written)
+        return written, self.told, np.zeros(self.b)
+    _compose = _choose
+
 @torch.no_grad()
 def text_metrics(
     model: LMModel,  # trained
     dataset: TrajectoryDataset,  # windows to look at, of format "language"
     n: int = 32,  # how many
-) -> dict[str, float]:  # "legal_action_rate"; and "reward_accuracy", with "reward_accuracy_guess" for always writing the commonest
+) -> dict[str, float]:  # "legal_action_rate" where actions can be listed; "reward_accuracy", with "reward_accuracy_guess" for always the commonest; or, of real-valued rewards, "reward_correlation" and "reward_mae" beside the share that is exactly right
     "What a language model knows of actions and rewards."
-    batch = {k: v.to(model.device) for k, v in collate(dataset.__getitems__(list(range(min(n, len(dataset)))))).items()}
-    logits = torch.cat([model.lm(input_ids=i[None], attention_mask=a[None]).logits[:, :-1] for i, a in zip(batch["input_ids"], batch["attention_mask"])])
-    before, field, target = batch["field"][:, :-1], batch["field"][:, 1:], batch["input_ids"][:, 1:]
-    there, of = batch["attention_mask"][:, 1:].bool(), {k: i for i, k in enumerate(FIELDS)}
-    rewards = torch.unique(target[there & (field == of["reward"])])  # with `late_reward` one of these may stand where an action begins
-    return {**_legal_rate(model, logits, there & (field == of["action"]) & (before != of["action"]), rewards), **_reward_rate(model, logits, before, field, target, there, of)}
+    windows = [dataset.serializer.parse(dataset.text(i)) for i in range(min(n, len(dataset)))]
+    columns = {k: [np.concatenate([getattr(e, k) for e in w]) for w in windows] for k in ("state", "action", "reward", "terminated", "truncated")}
+    length = min(map(len, columns["reward"]))
+    columns = {k: np.stack([x[:length] for x in v], 1) for k, v in columns.items()}  # (t, b, ...)
+    reader, right, legal = _Reader(model, range(len(windows))), [], []
+    for t in range(length):
+        state, action, reward, terminated, truncated = (columns[k][t] for k in ("state", "action", "reward", "terminated", "truncated"))
+        reader.follow(state, action, reward)
+        if t: right.append(reader.reward_right); legal.append(reader.legal)
+        reader.observe(state, action, reward, terminated, truncated, state)
+    out = {"legal_action_rate": float(np.mean(legal))} if reader.trie and legal else {}
+    values, counts = np.unique(columns["reward"], return_counts=True)
+    if len(values) > 16: return out | _expected(model, dataset, n)
+    if right and not np.isnan(right).all(): out |= {"reward_accuracy": float(np.nanmean(right)), "reward_accuracy_guess": float(counts.max() / counts.sum())}
+    return out
 
-def _legal_rate(model, logits, begins, rewards):
-    if not (legal := model.stream.legal_actions()) or not begins.any(): return {}
-    p = torch.softmax(logits[begins].float(), -1)
-    late = p[:, rewards].sum(-1) if model.serializer.late_reward else 0.
-    return {"legal_action_rate": float((p[:, sorted({a[0] for a in legal})].sum(-1) / (1 - late)).mean())}
-
-def _reward_rate(model, logits, before, field, target, there, of):
-    "Each place where a reward begins, or could: whether it is right, and which reward it is."
-    right, is_reward = logits.argmax(-1) == target, there & (field == of["reward"])
-    begins = is_reward & (before != of["reward"])
-    if not begins.any(): return {}
-    run = torch.cumsum(begins, 1) * is_reward  # number of the reward that a token belongs to, in its window
-    wrong = {(b, r) for b, r in zip(*(x.tolist() for x in (is_reward & ~right).nonzero(as_tuple=True)[:1]), run[is_reward & ~right].tolist())}
-    places = [((b, int(run[b, t])) not in wrong, tuple(target[b][run[b] == run[b, t]].tolist())) for b, t in begins.nonzero().tolist()]
-    if model.serializer.skip_zero and model.serializer.late_reward:  # behind a state comes either a reward, or what else there is
-        could = there & (before == of["state"]) & (field != of["state"]) & ~is_reward
-        could &= torch.cumsum(before == of["action"], 1) > 0  # not before the first action
-        words = torch.unique(target[is_reward])
-        places += [(bool(ok), ()) for ok in ~torch.isin(logits.argmax(-1)[could], words)]
-    which = [w for _, w in places]
-    return {"reward_accuracy": float(np.mean([ok for ok, _ in places])), "reward_accuracy_guess": max(which.count(w) for w in set(which)) / len(which)}
+def _expected(model, dataset, n, most=16, each=4):
+    "Correlation and mean absolute error of rewards that the model writes by itself where a window has one."
+    fields = {f: i for i, f in enumerate(FIELDS)}
+    found, rng = [], np.random.default_rng(0)
+    for item in dataset.__getitems__(list(range(min(n, len(dataset))))):
+        at, ids = (item["field"] == fields["reward"]).numpy(), item["input_ids"]
+        begins = np.flatnonzero(at & ~np.append(False, at[:-1]))
+        for b in sorted(rng.permutation(begins[len(begins) // 2:])[:each].tolist()):  # in the second half: there is something to go by
+            end = next((k for k in range(b, len(at)) if not at[k]), len(at))
+            found.append((ids[:b], ids[b:end].tolist()))
+    if len(found) < 2: return {}
+    size, pad = max(len(ids) for ids, _ in found), model.tokenizer.pad_token_id or 0
+    ids, mask = torch.full((len(found), size), pad), torch.zeros(len(found), size, dtype=torch.long)
+    for i, (x, _) in enumerate(found): ids[i, size - len(x):], mask[i, size - len(x):] = x, 1
+    written = model.lm.generate(input_ids=ids.to(model.device), attention_mask=mask.to(model.device), max_new_tokens=most, do_sample=False, pad_token_id=pad)[:, size:].tolist()
+    read = lambda tokens: dataset.serializer.read_reward(model.stream.decode(tokens))
+    pairs = np.array([(read(w), read(t)) for w, (_, t) in zip(written, found)])
+    pairs = pairs[~np.isnan(pairs).any(1)]
+    if len(pairs) < 2: return {}
+    spread = pairs.std(0).min() > 0
+    return {"reward_accuracy": float((pairs[:, 0] == pairs[:, 1]).mean()), "reward_correlation": float(np.corrcoef(pairs.T)[0, 1]) if spread else math.nan, "reward_mae": float(np.abs(pairs[:, 0] - pairs[:, 1]).mean())}
 
 # %% ../nbs/40_train.ipynb #579514fd
 def train(
@@ -225,7 +249,7 @@ def train(
     trainer.train(resume_from_checkpoint=last)
     return trainer.state.log_history
 
-# %% ../nbs/40_train.ipynb #47b88ad8
+# %% ../nbs/40_train.ipynb #b11c1d05
 def _reward_values(store, most=8, histories=200):
     "The rewards that occur, if they are few: then the reward head tells classes apart. A sample of histories decides."
     some = np.unique(np.linspace(0, len(store) - 1, min(histories, len(store))).astype(int))
@@ -251,7 +275,7 @@ def _rl_model(store, windows, given, about):
     context = windows.episodes * int(store.episode_lengths.max())
     return RLModel(RLConfig(store.spaces, **{"context": context, "reward_values": _reward_values(store), "about": about, **given})), {}
 
-LM_SETTINGS = {"width": 64, "layers": 2, "heads": 2, "max_tokens": 2048, "base": "", "lora": 0, "field_weights": {}, "vocab_size": 512}  # that `distill` takes for a language model, with their defaults
+LM_SETTINGS = {"width": 64, "layers": 2, "heads": 2, "max_tokens": 2048, "base": "", "lora": 0, "max_action_tokens": 128, "slide": 1, "ask": 1.0, "field_weights": {}, "vocab_size": 512}  # that `distill` takes for a language model, with their defaults
 
 def _lm_model(store, windows, given, about, serializer):
     "A language model for a store, fresh or pretrained, and what its data set needs beside the windows."
@@ -278,6 +302,7 @@ def distill(
     progress: bool = True,  # show a progress bar
     allow_held_out: bool = False,  # train on histories of held-out instances too
     serializer: Serializer | None = None,  # None: an RL Format model; otherwise a language model that reads text written so
+    title: str = "",  # of the progress bar; default: the task
 ) -> dict[str, Any]:  # what `training.json` holds: steps, seconds, losses, reward accuracy
     "Train a model of either family on a store. Raises `UserError` before any long work if something does not fit."
     path = Path(path)
@@ -295,7 +320,7 @@ def distill(
     wall, cpu = time.time(), time.process_time()
     path.mkdir(parents=True, exist_ok=True)
     if args.should_save: (path / "settings.json").write_text(json.dumps(settings, indent=2))
-    log = train(net, dataset, args, resume, evaluate, progress, f"training on {task.name}")
+    log = train(net, dataset, args, resume, evaluate, progress, title or f"training on {task.name}")
     summary = {"steps": args.max_steps, "processes": args.world_size, "parameters": sum(p.numel() for p in net.parameters()), "seconds": time.time() - wall, "cpu_seconds": time.process_time() - cpu,
                **{k: v for e in log for k, v in e.items() if k.startswith(("loss", "score"))}}
     if not serializer: summary |= reward_accuracy(net.eval(), TrajectoryDataset(store, windows=windows, n=64, seed=seed + 1))

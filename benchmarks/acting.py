@@ -1,12 +1,15 @@
-"""Acting in Dark Room: our ring-buffer cache against recomputing the window of the last transitions at each step."""
+"""Acting in Dark Room, from numbers and from text: our caches against recomputing the window at each step."""
 import numpy as np
 import torch
 from harness import compare
 
 import ad_distill.tasks.grid  # noqa: F401 (registers the tasks)
 from ad_distill.evaluate import ModelAgent
+from ad_distill.models.lm import Context, LMAgent, LMModel, LMSettings, small_lm
 from ad_distill.models.rl import RLConfig, RLModel
-from ad_distill.tasks.core import StreamDraws, make_task, rollout, stream_seeds
+from ad_distill.serialize import make_serializer
+from ad_distill.tasks.core import RandomAgent, StreamDraws, make_task, rollout, stream_seeds, task_id
+from ad_distill.tokenizers import build_tokenizer
 
 CONTEXT = 200
 
@@ -60,3 +63,44 @@ def act_vs_recompute(quick: bool) -> dict:
     result = compare(lambda: steps(cached, episodes), lambda: steps(window, 1), pairs)
     return {**result, "unit": "environment steps per CPU-second", "target": {"ratio": 40, "ours": 20e3},
             "what": f"2 layers, width 64, context {CONTEXT}, full; {streams} streams, environment included; theirs: model.hidden(window)"}
+
+
+class WholeContext(Context):
+    "Keeps what was written, but no keys and values: every time all of it is read."
+    def read(self, back=(1,)):
+        self._start()
+        return super().read(back)
+
+
+def act_text_vs_recompute(quick: bool) -> dict:
+    streams, rounds, pairs = (4, 1, 1) if quick else (64, 4, 2)
+    task = make_task("dark_room")
+    serializer = make_serializer("compact", task.spaces)
+    env = task.make_env(np.resize(task.instances("held_out"), streams))
+    random = rollout(env, RandomAgent(task.spaces, range(streams)), 20, np.arange(streams))
+    tokenizer = build_tokenizer(serializer, random.history(0, task={**task_id(task), "instance": 0}, source={"name": "random", "params": {}}, seed=0))
+
+    def an_agent(slide, kind=None):
+        torch.manual_seed(0)
+        model = LMModel(small_lm(tokenizer, width=64, layers=3, heads=4), serializer, tokenizer, LMSettings(episodes=7, slide=slide)).eval()
+        agent = LMAgent(model, stream_seeds(0, np.arange(streams), 1))
+        if kind: agent.context = kind(model, streams, agent.most)
+        return agent
+
+    def fresh(): return task.make_env(np.resize(task.instances("held_out"), streams))
+    ours, theirs = (rollout(fresh(), an_agent(1, kind), 2 if quick else 8, np.arange(streams)).columns for kind in (None, WholeContext))
+    if not np.array_equal(ours["action"], theirs["action"]): raise AssertionError("the cache and the window choose different actions")
+
+    def measure(slide):  # the window is full from the first call on; calls with whole rounds of sliding, so that each costs the same
+        cached, whole = an_agent(slide), an_agent(slide, WholeContext)
+        for agent in (cached, whole):
+            agent.context.episodes = [[[0] * 60 for _ in range(6)] + [[]] for _ in range(streams)]  # anything, as long as it is full
+            agent.context._start()
+
+        def steps(agent, n): rollout(fresh(), agent, n, np.arange(streams)); return streams * n * task.horizon
+        return compare(lambda: steps(cached, rounds * slide), lambda: steps(whole, slide), pairs)
+
+    result, one = measure(2), measure(1)
+    return {**result, "slide_1": one, "unit": "environment steps per CPU-second", "target": {"ratio": 20, "ours": 2e3},
+            "what": f"compact, 3 layers, width 64, 4 heads, window of 7 episodes (up to 420 tokens), full, sliding by 2 episodes; under slide_1 by 1, where "
+                    f"reading anew after each episode costs a twentieth of recomputing by itself; {streams} streams, environment included; theirs: all of the window at each step"}

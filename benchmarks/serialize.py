@@ -5,6 +5,7 @@ import time
 
 import numpy as np
 from gymnasium.spaces import Discrete, MultiDiscrete
+from harness import compare
 
 from ad_distill.serialize import SERIALIZERS, make_serializer
 from ad_distill.trajectory import History, Spaces, versions
@@ -19,6 +20,39 @@ def dark_room(rows, horizon=20, seed=0):
                    source={"name": "random"}, seed=seed, versions=versions())
 
 
+def json_lines(history):
+    "The rows of a history as objects, and those as lines of JSON."
+    x = history.columns
+    objects = [{"state": s, "action": a, "reward": r} for s, a, r in zip(x["state"].tolist(), x["action"].tolist(), x["reward"].tolist(), strict=True)]
+    return objects, [json.dumps(o) for o in objects]
+
+
+def against_json(quick, ours, theirs, names=("compact", "coords")):
+    "Both serializers, each against the json module with the same rows; the slower of the two ratios counts."
+    rows, pairs = (2000, 1) if quick else (1_000_000, 3)
+    history = dark_room(rows)
+    given, found = json_lines(history), {}
+    for name in names:
+        serializer = make_serializer(name, history.spaces)
+        text = serializer.serialize(history)
+        if serializer.parse(serializer.serialize(history[:20])) != [serializer.quantize(history[i]) for i in range(20)]:
+            raise AssertionError(f"{name} reads something else than it wrote")
+        found[name] = compare(lambda: ours(serializer, history, text) or rows, lambda: theirs(*given) or rows, pairs)
+    slower = min(found, key=lambda name: found[name]["ratio"])
+    return {**found[slower], "by_name": found, "rows": rows, "unit": "transitions per CPU-second",
+            "what": f"{rows:,} Dark Room transitions; {slower} (the slower of {' and '.join(names)}) against the json module"}
+
+
+def serialize_vs_json(quick: bool) -> dict:
+    result = against_json(quick, lambda s, history, text: s.serialize(history) and None, lambda objects, lines: [json.dumps(o) for o in objects] and None)
+    return {**result, "target": {"ours": 200e3}}  # a million in 5 CPU-seconds
+
+
+def parse_vs_json(quick: bool) -> dict:
+    result = against_json(quick, lambda s, history, text: s.parse(text) and None, lambda objects, lines: [json.loads(line) for line in lines] and None)
+    return {**result, "target": {"ours": 1e6 / 15}}  # a million in 15 CPU-seconds
+
+
 def cpu(work, *args):
     "CPU-seconds of a call, and its result."
     start = time.process_time()
@@ -28,8 +62,7 @@ def cpu(work, *args):
 
 def main(rows):
     history = dark_room(rows)
-    x = history.columns
-    objects = [{"state": s, "action": a, "reward": r} for s, a, r in zip(x["state"].tolist(), x["action"].tolist(), x["reward"].tolist(), strict=True)]
+    objects, _ = json_lines(history)
     write_json, lines = cpu(lambda: "\n".join(json.dumps(o) for o in objects))
     read_json, _ = cpu(lambda: [json.loads(line) for line in lines.split("\n")])
     print(f"{rows:,} transitions, CPU-seconds (ratio to the json module)\n{'json module':<12} write {write_json:6.2f}          read {read_json:6.2f}"

@@ -1,7 +1,78 @@
 "Both formats in one experiment: the same histories, one option."
 import json
 
+import numpy as np
+import pytest
+import torch
 from conftest import NBS, run
+from gymnasium.spaces import Box, Discrete, MultiDiscrete, Text
+from test_serialize_laws import draw_episode
+
+from ad_distill.models.lm import Context, LMAgent, LMModel, LMSettings, small_lm
+from ad_distill.serialize import make_serializer
+from ad_distill.tokenizers import build_tokenizer
+from ad_distill.trajectory import Spaces, Trajectory
+
+SPACES = {"text": Spaces(Text(60, min_length=0), Text(60, min_length=0)), "box": Spaces(Box(-1, 1, (2,), np.float32), Box(-1, 1, (2,), np.float32)),
+          "grid": Spaces(MultiDiscrete([9, 9]), Discrete(12)), "many": Spaces(Discrete(3), MultiDiscrete([3, 4]))}
+
+
+def writer(kind, name="plain", **settings):
+    "An untrained model: its text is nonsense."
+    torch.manual_seed(0)
+    serializer, rng = make_serializer(name, SPACES[kind]), np.random.default_rng(0)
+    tokenizer = build_tokenizer(serializer, [draw_episode(rng, SPACES[kind]) for _ in range(50)])
+    return LMModel(small_lm(tokenizer, width=32, max_tokens=4096), serializer, tokenizer, LMSettings(**{"episodes": 4, "max_action_tokens": 12, "max_tokens": 4096, **settings})).eval()
+
+
+def talk(agent, kind, streams, n=10):
+    "What some streams do in `n` steps, in an environment where each stream's prompts and ends depend on its number only."
+    out, rngs = [], [np.random.default_rng([7, i]) for i in streams]
+    for _ in range(n):
+        one = [draw_episode(r, SPACES[kind], 1) for r in rngs]
+        while any(not len(e) for e in one): one = [e if len(e) else draw_episode(r, SPACES[kind], 1) for e, r in zip(one, rngs)]
+        state = np.array([*(e.state[0] for e in one), None], object)[:-1] if kind == "text" else np.stack([e.state[0] for e in one])
+        reward, done = np.array([float(r.random() < .3) for r in rngs]), np.array([r.random() < .5 for r in rngs])
+        action, logprob = agent.act(state)
+        agent.observe(state, action, reward, done, ~done & False, state)
+        out.append((state, action, logprob, reward, done, agent.failed, agent.reward_right))
+    return [np.stack(x) for x in zip(*out)]
+
+
+@pytest.mark.parametrize("kind, name", [("text", "plain"), ("text", "coords words=the"), ("box", "plain"), ("box", "bins bins=15"), ("grid", "compact"), ("grid", "plain"), ("many", "json")])
+def test_a_stream_writes_the_same_alone_in_company_and_however_the_cache_lies(kind, name, monkeypatch):
+    streams = [3, 5, 8]
+    model = writer(kind, name, slide=2)
+    together = talk(LMAgent(model, streams), kind, streams)
+    for i, s in enumerate(streams):
+        alone = talk(LMAgent(model, [s]), kind, [s])
+        for a, b in zip(alone, together):
+            if a.dtype.kind == "f": assert np.allclose(a[:, 0], b[:, i], atol=1e-3, equal_nan=True)
+            else: assert (a[:, 0] == b[:, i]).all()
+    monkeypatch.setattr(Context, "loose", -10**6)  # squeezed before every reading
+    for a, b in zip(talk(LMAgent(model, streams), kind, streams), together): assert np.allclose(a, b, atol=1e-3, equal_nan=True) if a.dtype.kind == "f" else (a == b).all()
+    assert np.isnan(together[-1][0]).all() and not np.isnan(together[-1][1:]).all()
+
+
+@pytest.mark.parametrize("name", ["plain", "compact", "json", "bins", "prose", "coords"])
+@pytest.mark.parametrize("kind", ["text", "box"])
+def test_the_context_is_what_training_would_read(kind, name):
+    model, n = writer(kind, name, episodes=50), 8
+    agent = LMAgent(model, range(3))
+    state, action, logprob, reward, done, failed, _ = talk(agent, kind, range(3), n)
+    for i in range(3):
+        episodes, begin = [], 0
+        for t in range(n):
+            if not (done[t, i] or t == n - 1): continue
+            rows = slice(begin, t + 1)
+            end = done[rows, i]
+            episodes.append(Trajectory(state[rows, i], action[rows, i], reward[rows, i], logprob[rows, i], end, ~end & False, SPACES[kind]))
+            begin = t + 1
+        wanted = model.serializer.serialize(episodes, open=True)
+        found = model.stream.decode(sum(agent.context.episodes[i], []))
+        assert wanted.startswith(found) and len(found) > len(model.serializer.serialize(episodes[:-1]))  # up to the last action
+        assert model.tokenizer(found)["input_ids"] == sum(agent.context.episodes[i], [])
+    assert (logprob <= 0).all() and failed.dtype == bool
 
 
 def test_darkroom_in_both_formats(tmp_path):

@@ -13,11 +13,12 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.utils.data import DataLoader
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from ad_distill import dataset
-from ad_distill.dataset import FIELDS, MARKUP, Tokens, TokenStream, TrajectoryDataset, Windows, collate, tokenize
-from ad_distill.serialize import SERIALIZERS, make_serializer
+from ad_distill import tokens as tokens_module
+from ad_distill.dataset import TrajectoryDataset, Windows, collate
+from ad_distill.serialize import FIELDS, SERIALIZERS, make_serializer
 from ad_distill.store import Store, StoreWriter
 from ad_distill.tokenizers import build_tokenizer, check_tokenizer, load_tokenizer, sample
+from ad_distill.tokens import MARKUP, Tokens, TokenStream, tokenize
 from ad_distill.trajectory import History, Spaces, UserError
 
 EXAMPLES = int(os.environ.get("AD_DISTILL_EXAMPLES", "2000")) // 20
@@ -139,7 +140,9 @@ def test_tokenizers_know_everything_and_come_back_from_disk(name, kind, tmp_path
 def test_both_formats_give_the_same_windows(name, kind, tmp_path):
     store = make_store(tmp_path / "store", SPACES[kind])
     given, kw = parts(store, name), dict(n=60, seed=3)
-    for windows in (Windows(2, 3), Windows(3, 1, shuffle_episodes=True), Windows(2, 2, zero_rewards=True)):
+    leap = dict(jump=.7, jump_from=.4, jump_to=.4)
+    for windows in (Windows(2, 3), Windows(3, 1, shuffle_episodes=True), Windows(2, 2, zero_rewards=True), Windows(3, 2, shuffle_rewards=True), Windows(3, 2, **leap),
+                    Windows(3, 2, **leap, shuffle_episodes=True, shuffle_rewards=True), Windows(3, 2, **leap, zero_rewards=True)):
         data = TrajectoryDataset(store, "language", windows, **given, **kw)
         whole = data.__getitems__(list(range(60)))
         for i, item in enumerate(whole):
@@ -147,7 +150,11 @@ def test_both_formats_give_the_same_windows(name, kind, tmp_path):
             kept = [store[int(h)][int(first + k)] for k in sorted(data.order[i % len(data.order)])]
             text = given["tokenizer"].decode(item["input_ids"])
             assert text == data.text(i)
-            if not windows.shuffle_episodes and not windows.zero_rewards: assert text == given["serializer"].serialize(kept)
+            if windows.jump: assert len({int(first + k) for k in data.order[i]}) == 3
+            same = given["serializer"].quantize(kept)
+            rewards = [sorted(map(str, np.concatenate([e.reward for e in some]).tolist())) for some in (same, given["serializer"].quantize(data._trajectories(i)))]
+            if not windows.zero_rewards: assert rewards[0] == rewards[1]
+            if not windows.shuffle_episodes and not windows.zero_rewards and not windows.shuffle_rewards: assert text == given["serializer"].serialize(kept)
             found = given["serializer"].parse(text)
             assert sorted(map(len, found)) == sorted(map(len, kept))
             if windows.zero_rewards: assert not any(e.reward.any() for e in found)
@@ -158,6 +165,30 @@ def test_both_formats_give_the_same_windows(name, kind, tmp_path):
             for i in range(60):
                 assert np.array_equal(np.concatenate([e.state for e in data._trajectories(i)]), numbers[i]["state"].numpy())
                 assert np.array_equal(np.concatenate([e.reward for e in data._trajectories(i)]), numbers[i]["reward"].numpy(), equal_nan=True)
+
+
+def test_windows_that_jump():
+    n_episodes, n = np.array([40, 90, 300]), 4000
+    for windows in (Windows(6, 2, jump=.5, jump_from=.2, jump_to=.3), Windows(6, 2, jump=1., from_start=1., jump_from=.5, jump_to=.15, part=(.1, .9)), Windows(2, 1, from_start=0, jump=1.)):
+        chosen, order = windows.lay(n_episodes, n, seed=3)
+        low, high = (np.floor(n_episodes * p).astype(int)[chosen[:, :1]] for p in windows.part)
+        episode = chosen[:, 1:] + order
+        early, late = episode < low + np.ceil((high - low) * windows.jump_from), episode >= high - np.ceil((high - low) * windows.jump_to)
+        jumped = (early | late).all(1) & (early.sum(1) < windows.episodes) & early[:, 0]
+        assert abs(jumped.mean() - windows.jump) < .05 and (np.diff(episode, axis=1) > 0).all() and (episode >= low).all() and (episode < high).all()
+        straight = (np.diff(episode, axis=1) == windows.stride).all(1)
+        assert (jumped | straight).all()
+        kinds = np.bincount(early[jumped & ~straight].sum(1), minlength=windows.episodes)[1:] / (jumped & ~straight).sum()
+        assert abs(kinds - 1 / (windows.episodes - 1)).max() < .05, "as many before the jump as after it, and all in between"
+        if windows.from_start == 1: assert (episode[:, 0] == low[:, 0]).all()
+        again = windows.lay(n_episodes, n, seed=3)
+        assert (again[0] == chosen).all() and (again[1] == order).all()
+    plain, leaping = (Windows(6, 2, jump=j, jump_from=.2, jump_to=.2).lay(n_episodes, n, seed=3) for j in (0., .5))
+    unmoved = (leaping[1] == plain[1]).all(1)
+    assert (plain[0][unmoved] == leaping[0][unmoved]).all() and plain[1].shape == (1, 6), "the others are as they were"
+    for wrong in (dict(jump=2.), dict(jump=.5, episodes=1), dict(jump_to=-.1), dict(zero_rewards=True, shuffle_rewards=True)):
+        with pytest.raises(UserError): Windows(**wrong)
+    with pytest.raises(UserError, match="jump_from"): Windows(6, 2, jump=1.).lay(np.array([30]), 10, 0)
 
 
 def test_padding_and_batches(tmp_path):
@@ -249,15 +280,15 @@ def test_tokens_of_other_histories_or_other_code_are_not_used(tmp_path, monkeypa
     other = Store.open(tmp_path / "other")
     after = tokenize(other, stream)
     assert after.path != before.path and stream.decode(after.ids) == stream.serializer.serialize([e for h in other for e in h])
-    pieces = dataset._pieces
-    monkeypatch.setattr(dataset, "_pieces", lambda *a: pieces(*a)[:-1])
+    pieces = tokens_module._pieces
+    monkeypatch.setattr(tokens_module, "_pieces", lambda *a: pieces(*a)[:-1])
     assert tokenize(other, TokenStream(stream.serializer, stream.tokenizer)).path != after.path
 
 
 TWO = """
 import sys
 from pathlib import Path
-from ad_distill.dataset import TokenStream, tokenize
+from ad_distill.tokens import TokenStream, tokenize
 from ad_distill.serialize import make_serializer
 from ad_distill.store import Store
 from ad_distill.tokenizers import load_tokenizer

@@ -29,7 +29,7 @@ ZOO = [Discrete(5), Discrete(1), Discrete(12, start=-3), Discrete(2**40), MultiD
        Box(-2**62, 2**62, (), np.int64), Text(200), Text(200)]
 ORDERS = ["state action reward", "state action reward logprob", "state reward action", "reward state action", "state action logprob reward",
           "logprob state reward action", "state logprob action reward"]
-OWN = {"plain": [{}, {"digits": 4}, {"delimiter": "=", "end": "***"}, {"delimiter": " "}], "coords": [{}, {"digits": 2}, {"delimiter": ":"}],
+OWN = {"plain": [{}, {"digits": 4}, {"delimiter": "=", "end": "***"}, {"delimiter": " "}], "coords": [{}, {"digits": 2}, {"delimiter": ":"}, {"words": ("He", "He smiled", "é", " ", "\n", "x0=1", "reward: ", "#", "🙂", "e\u0301")}],
        "compact": [{}, {"digits": None}, {"digits": 1}], "json": [{}, {"digits": 5}], "prose": [{}, {"digits": 3}],
        "bins": [{}, {"bins": 3}, {"bins": 16, "limit": 50.0}, {"rewards": (-1, 1)}]}
 SNIPPETS = ["", " ", "\n", "\r\n", "\\", "\\n", "\\\\", "\\r", "###", "### truncated", "\n###\n", "reward: 1", "prompt: ", "completion: x", '"', '", ', "}\n{", "\\u00",
@@ -50,7 +50,7 @@ def build(name, state, action, order, own, skip_zero, late_reward):
 def pieces_of(s):
     "Literals and values as `s` writes them, each a few times, as many of the former as of the latter."
     if "pieces" not in s.__dict__:
-        pieces = [p for slots in s._rows for x in slots for p in x.pieces]
+        pieces = [p for slots in s.rows for x in slots for p in x.pieces]
         values = [v for p in pieces if not isinstance(p, str) and p.values is not None for v in p.write(p.values[:10])]
         s.__dict__["pieces"] = [p for p in pieces if isinstance(p, str)] * 5 + values
     return s.__dict__["pieces"]
@@ -64,7 +64,7 @@ def draw_odd_rows(rng, s):
     "Text of the right form with values that may be none."
     out = []
     for _ in range(rng.integers(5)):
-        for slot in s._rows[int(rng.random() < .3)]:
+        for slot in s.rows[int(rng.random() < .3)]:
             if slot.optional and rng.random() < .5: continue
             for p in slot.pieces:
                 if isinstance(p, str): out.append(p)
@@ -243,7 +243,7 @@ def test_time_is_linear_in_the_text(name, late):
     t = make_serializer(name, Spaces(Box(-1, 1, (3,)), Discrete(9)), late_reward=late, skip_zero=late)
     valid = [make.serialize([draw_episode(np.random.default_rng(i), make.spaces) for i in range(20)]) for make in (s, t)]
     for serializer in (s, t):
-        heads = [p for slots in serializer._rows for x in slots for p in x.pieces if isinstance(p, str)]
+        heads = [p for slots in serializer.rows for x in slots for p in x.pieces if isinstance(p, str)]
         for junk in (*heads, *(h + "1" for h in heads), "".join(heads), "\\", '"', "0", "x0=1 ", "1 ", "$1 ", "-", ".", "x", "\n", " ", *valid):
             start = time.process_time()
             try: serializer.parse(junk * (200_000 // max(1, len(junk))) + "!")
@@ -258,6 +258,36 @@ def test_settings_survive_json(name):
             for space in ZOO:
                 s = make_serializer(name, Spaces(space, space), order=order, late_reward=False, skip_zero=False, **own)
                 assert serializer_from_json(json.loads(json.dumps(s.to_json()))) == s == copy.deepcopy(s)
+
+
+@laws
+@given(text=st.text(st.sampled_from("Hesmild 🙂é\n")), words=st.lists(st.text(st.sampled_from("Hesmild 🙂é\n"), min_size=1, max_size=4), unique=True, max_size=6))
+def test_coords_writes_the_longest_words_from_the_left(text, words):
+    s = make_serializer("coords", Spaces(Text(9), Text(9)), words=words)
+    written = s.action_text(text)
+    ids = [int(unit.split("=")[1]) for unit in written.split()]
+    assert s.read_action(written + s.action_stop) == (text, len(written))
+    rest = text.encode()
+    for i in ids:
+        here = [w for w in words if rest.startswith(w.encode())]
+        assert i == (256 + words.index(max(here, key=len)) if here else rest[0])
+        rest = rest[len(words[i - 256].encode()) if i > 255 else 1:]
+    assert not rest
+
+
+@pytest.mark.parametrize("typed, settings", [("coords", {}), ("coords skip_zero=true late_reward=True digits=2", {"skip_zero": True, "late_reward": True, "digits": 2}),
+                                             ("bins limit=50.5 bins=16", {"limit": 50.5, "bins": 16}), ("bins rewards=-1,1", {"rewards": (-1, 1)}), ("plain delimiter==", {"delimiter": "="}),
+                                             ("compact digits=none names=r,c", {"digits": None, "names": ("r", "c")}), ("json order=state,action,reward,logprob", {"order": "state action reward logprob"})])
+def test_settings_may_stand_behind_the_name(typed, settings):
+    spaces = Spaces(MultiDiscrete([9, 9]), Discrete(5))
+    assert make_serializer(typed, spaces) == make_serializer(typed.split()[0], spaces, **settings)
+
+
+@pytest.mark.parametrize("typed", ["", " ", "coords digits", "coords =2", "coords digit=2", "cords digits=2", "coords digits=2 digits=3", "coords digits=1.5", "bins rewards=1", "coords skip_zero=1"])
+def test_mistakes_behind_the_name_are_one_line(typed):
+    with pytest.raises(UserError) as e: make_serializer(typed, Spaces(Discrete(3), Discrete(5)))
+    assert "\n" not in str(e.value)
+    with pytest.raises(UserError, match="twice"): make_serializer("coords digits=2", Spaces(Discrete(3), Discrete(5)), digits=2)
 
 
 @each_serializer

@@ -179,7 +179,7 @@ class Cache:
         self.keys, self.values = (torch.zeros(c.layers, batch, c.heads, c.context, c.width // c.heads, device=weight.device, dtype=weight.dtype) for _ in range(2))
         self.t, self.before, self.state = 0, None, None
 
-# %% ../../nbs/20_models_rl.ipynb #339492cd
+# %% ../../nbs/20_models_rl.ipynb #92d43f6f
 class RLModel(nn.Module):
     "A causal transformer over transitions with heads for action, state, reward and logprob."
     def __init__(self,
@@ -284,9 +284,7 @@ class RLModel(nn.Module):
         state: Tensor, action: Tensor, reward: Tensor, logprob: Tensor, done: Tensor,  # windows, as for `forward`
     ) -> Tensor:  # (b, t)
         "The reward expected of each action, from what came before it."
-        z = self.outcome(self.hidden(state, action, reward, logprob, done), action)
-        best = self.reward_head.mode(self.reward_head(z))
-        return self.reward_classes[best] if self.settings.reward_values else best
+        return self._expected(self.hidden(state, action, reward, logprob, done), action)
 
     @torch.inference_mode()
     def step(self,
@@ -308,9 +306,16 @@ class RLModel(nn.Module):
         state: Tensor,  # (b, *s) the state to act in
         cache: Cache,  # of what came before; updated
         u: Tensor,  # (b, n) random numbers, see `ValueHead.sample`
-    ) -> tuple[Tensor, Tensor]:  # action (b, *a), logprob (b,)
+    ) -> tuple[Tensor, Tensor, Tensor | None]:  # action (b, *a), logprob (b,), the reward (b,) that is expected of it, None from an untrained head
         "Sample actions. Then tell the cache what came of them: `observe`."
-        return self.action_head.sample(self.action_head(self.step(state, cache)), u)
+        h = self.step(state, cache)
+        action, logprob = self.action_head.sample(self.action_head(h), u)
+        return action, logprob, self._expected(h, action) if self.settings.loss_weights["reward"] else None
+
+    def _expected(self, h, action):
+        "Likeliest rewards."
+        best = self.reward_head.mode(self.reward_head(self.outcome(h, action)))
+        return self.reward_classes[best] if self.settings.reward_values else best
 
     @torch.inference_mode()
     def observe(self,
