@@ -44,9 +44,9 @@ $(STAMP): settings.ini constraints.txt | $(BIN)/python
 	$(PIP) install -q -c constraints.txt --no-build-isolation -e '.[dev]'
 	@touch $@
 
-demo: $(STAMP) ## generate learning histories, distil them, see the model learn in context (minutes on two cores)
+demo: $(STAMP) ## distill RLHF runs into a language model, freeze it, see it learn in context (minutes on two cores)
 	@mkdir -p runs/demo
-	$(BIN)/ad_distill run exp_darkroom --out runs/demo/exp_darkroom.ipynb
+	$(BIN)/ad_distill run exp_sentiment --out runs/demo/exp_sentiment.ipynb
 
 test: $(STAMP) ## everything CI checks: export, clean, lint, notebooks, experiments, command line, wheel
 	$(BIN)/python -m pytest tests $(PYTEST_ARGS)

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['FORMATS', 'PADDING', 'Windows', 'window_rows', 'WindowBatch', 'TrajectoryDataset', 'collate']
 
-# %% ../nbs/03_dataset.ipynb #207d2daa
+# %% ../nbs/03_dataset.ipynb #75762604
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,7 +21,7 @@ from .store import Store
 from .tokens import MARKUP, TokenStream, tokenize, without_rewards
 from .trajectory import COLUMNS, UserError, nearest
 
-# %% ../nbs/03_dataset.ipynb #cdf5f051
+# %% ../nbs/03_dataset.ipynb #fe87ad5c
 @dataclass(frozen=True)
 class Windows:
     "How windows are cut from histories."
@@ -34,14 +35,20 @@ class Windows:
     jump: float = 0.  # share of the windows that leap from the beginning of the history (or the part of it) to its end, whatever the stride
     jump_from: float = 0.1  # the beginning, as a share
     jump_to: float = 0.1  # the end, as a share
+    scatter: bool = False  # episodes from random places of the history (or the part of it), in learning order, instead of at a stride
+    sort: bool = False  # the episodes of a window in the order of their returns, the best last, instead of learning order
+    skip: float = 0.6  # sorted windows of scattered episodes leave out the worst of a history: a random share of them, at most so many
 
     def __post_init__(self):
         object.__setattr__(self, "part", tuple(self.part))
         for k in ("episodes", "stride"):
             if getattr(self, k) < 1: raise UserError(f"{k} of a window must be at least 1, not {getattr(self, k)}")
-        for k in ("from_start", "jump", "jump_from", "jump_to"):
+        for k in ("from_start", "jump", "jump_from", "jump_to", "skip"):
             if not 0 <= getattr(self, k) <= 1: raise UserError(f"{k} is a share, between 0 and 1, not {getattr(self, k)}")
         if self.jump and self.episodes < 2: raise UserError("a window that jumps has at least 2 episodes, not 1")
+        if self.scatter and self.jump: raise UserError("scatter and jump both say where the episodes of a window come from; choose one of them")
+        if self.sort and (self.shuffle_episodes or self.shuffle_rewards): raise UserError("windows that are sorted by return cannot be shuffled; leave one of them out")
+        if self.sort and self.zero_rewards: raise UserError("windows without rewards cannot be sorted by them; leave one of zero_rewards and sort out")
         if self.zero_rewards and self.shuffle_rewards: raise UserError("zero_rewards leaves nothing for shuffle_rewards; choose one of them")
         if not 0 <= self.part[0] < self.part[1] <= 1:
             raise UserError(f"part is a stretch of the history such as (0.9, 1.0), not {self.part}")
@@ -49,7 +56,7 @@ class Windows:
     @property
     def span(self) -> int:
         "How many episodes of a history a window reaches over."
-        return (self.episodes - 1) * self.stride + 1
+        return self.episodes if self.scatter else (self.episodes - 1) * self.stride + 1
 
     def draw(self,
         n_episodes: np.ndarray,  # (h,) episodes of each history
@@ -84,6 +91,7 @@ class Windows:
     ) -> tuple[np.ndarray, np.ndarray]:  # (n, 2) history and first episode; (n, episodes) or (1, episodes), how far behind it each comes
         "Draw windows, those that jump included."
         chosen, order = self.draw(n_episodes, n, np.random.default_rng(seed)), self.order(n, seed)
+        if self.scatter: return self._scattered(n_episodes, chosen, np.random.default_rng([seed, 5]))
         if not self.jump: return chosen, order
         rng, k = np.random.default_rng([seed, 2]), np.arange(self.episodes)
         jumping = rng.random(n) < self.jump
@@ -104,6 +112,14 @@ class Windows:
         order[jumping] = np.random.default_rng([seed, 3]).permuted(offset, axis=1) if self.shuffle_episodes else offset
         return chosen, order
 
+    def _scattered(self, n_episodes, chosen, rng):
+        low, high = (np.floor(np.asarray(n_episodes) * p).astype(int)[chosen[:, :1]] for p in self.part)
+        u, k = np.sort(rng.random((len(chosen), self.episodes)), 1), np.arange(self.episodes)
+        if self.sort: low = low + (rng.random(low.shape) * self.skip * (high - low - self.episodes + 1)).astype(int)  # places in the order of returns
+        at = low + k + (u * (high - low - self.episodes + 1)).astype(int)  # + k: no two are the same
+        offset = at - at[:, :1]
+        return np.stack([chosen[:, 0], at[:, 0]], 1), rng.permuted(offset, axis=1) if self.shuffle_episodes else offset
+
 # %% ../nbs/03_dataset.ipynb #eb918b0d
 def window_rows(
     start: np.ndarray,  # (b, e) where each episode of each window begins
@@ -123,7 +139,7 @@ def window_rows(
     done[window, stop[window, episode] - 1] = True
     return np.where(mask, row, np.take_along_axis(row, np.maximum(total - 1, 0), 1)), mask, done
 
-# %% ../nbs/03_dataset.ipynb #31417c7f
+# %% ../nbs/03_dataset.ipynb #52604964
 FORMATS = ("rl", "language")  # formats that a data set can be read in
 PADDING = dict(labels=-100, field=MARKUP)  # what stands behind the end of a window; else 0
 
@@ -158,6 +174,7 @@ class TrajectoryDataset(Dataset):
         lengths = store.episode_lengths
         self.length = int(lengths[0]) if (lengths == lengths[0]).all() else 0  # of every episode; 0 when they differ
         self.chosen, self.order = windows.lay(np.diff(store.episode_offset), n, seed)
+        if windows.sort: self.order = self._by_return()
         self.seed = seed
         for k, v in dict(serializer=serializer, tokenizer=tokenizer, max_tokens=max_tokens).items():
             if format == "rl" and v is not None:
@@ -181,6 +198,19 @@ class TrajectoryDataset(Dataset):
         self.stream, self.max_tokens = stream, max_tokens
         self.tokens = tokenize(self.store, stream, self.windows.zero_rewards, progress)
         self._fits(np.diff(self.tokens.offset)[self._episodes(slice(None))].sum(1).max(), max_tokens)
+
+    def _by_return(self):
+        "The order of the episodes of each window by their returns; among equals the earlier one comes first."
+        order = np.array(np.broadcast_to(self.order, (len(self.chosen), self.windows.episodes)))
+        for h in np.unique(self.chosen[:, 0]):
+            of, returns = np.flatnonzero(self.chosen[:, 0] == h), self.store[int(h)].returns
+            place = self.chosen[of, 1:] + order[of]
+            if self.windows.scatter:  # places are ranks
+                low, high = (math.floor(len(returns) * p) for p in self.windows.part)
+                place = low + np.argsort(returns[low:high], kind="stable")[place - low]
+            else: place = np.take_along_axis(place, np.argsort(returns[place], axis=1, kind="stable"), 1)
+            order[of] = place - self.chosen[of, 1:]
+        return order
 
     def _fits(self, n, max_tokens):
         if max_tokens is not None and n > max_tokens:

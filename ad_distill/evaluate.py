@@ -55,7 +55,7 @@ def load_model(
     family = LMModel if (Path(path) / "ad_distill.json").exists() else RLModel
     return family.load(path, device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
-# %% ../nbs/41_evaluate.ipynb #6137f5d9
+# %% ../nbs/41_evaluate.ipynb #a43ec7a2
 COLUMNS = ("agent", "task", "split", "instance", "history", "seed", "episode", "return", "score", "regret", "parse_failure", "reward_accuracy")
 FEEDBACK = ("true", "zeroed", "shuffled")  # what an agent is told of rewards
 
@@ -138,7 +138,8 @@ def play(
     numbers = np.arange(len(ids))
     with tqdm(total=n_episodes, desc=f"{agent} on {task.name}", unit=" episodes", disable=not progress, mininterval=.5) as bar:
         watched = Watched(make_agent(ids, stream_seeds(seed, numbers, 1)), feedback, np.random.default_rng([seed, 2]))
-        played = rollout(task.make_env(ids), watched, n_episodes, stream_seeds(seed, numbers, 0), lambda e: bar.update(e - bar.n))
+        try: played = rollout(task.make_env(ids), watched, n_episodes, stream_seeds(seed, numbers, 0), lambda e: bar.update(e - bar.n))
+        except torch.OutOfMemoryError as e: raise UserError(f"the GPU ran out of memory with {len(ids)} streams: {str(e).splitlines()[0]} Play fewer instances or streams at a time") from e
     about = {"source": {"name": agent, "params": {}}, "seed": seed}
     histories = (played.history(i, task={**task_id(task), "instance": int(ids[i])}, **about) for i in numbers)
     return _table(agent, task, ids, seed, played.returns, _regret(task, histories), watched)

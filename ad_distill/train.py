@@ -170,7 +170,7 @@ def reward_accuracy(
     correlation = float(torch.corrcoef(torch.stack([predicted, actual]))[0, 1]) if len(actual) > 1 and actual.std() > 0 and predicted.std() > 0 else math.nan
     return {"reward_correlation": correlation, "reward_mae": float((predicted - actual).abs().mean())}
 
-# %% ../nbs/40_train.ipynb #74aed2c7
+# %% ../nbs/40_train.ipynb #24e8b57a
 class _Reader(LMAgent):
     "Takes the actions it is told to take, and notes how probable it finds the legal ones."
     def follow(self, state, action, reward):
@@ -226,12 +226,13 @@ def _expected(model, dataset, n, most=16, each=4):
     written = model.lm.generate(input_ids=ids.to(model.device), attention_mask=mask.to(model.device), max_new_tokens=most, do_sample=False, pad_token_id=pad)[:, size:].tolist()
     read = lambda tokens: dataset.serializer.read_reward(model.stream.decode(tokens))
     pairs = np.array([(read(w), read(t)) for w, (_, t) in zip(written, found)])
+    out = {"reward_accuracy": float((pairs[:, 0] == pairs[:, 1]).mean())}  # what cannot be read is wrong
     pairs = pairs[~np.isnan(pairs).any(1)]
-    if len(pairs) < 2: return {}
+    if len(pairs) < 2: return out
     spread = pairs.std(0).min() > 0
-    return {"reward_accuracy": float((pairs[:, 0] == pairs[:, 1]).mean()), "reward_correlation": float(np.corrcoef(pairs.T)[0, 1]) if spread else math.nan, "reward_mae": float(np.abs(pairs[:, 0] - pairs[:, 1]).mean())}
+    return out | {"reward_correlation": float(np.corrcoef(pairs.T)[0, 1]) if spread else math.nan, "reward_mae": float(np.abs(pairs[:, 0] - pairs[:, 1]).mean())}
 
-# %% ../nbs/40_train.ipynb #579514fd
+# %% ../nbs/40_train.ipynb #54d095a8
 def train(
     model: nn.Module,  # `forward(**batch)` returns a dict with "loss"
     dataset: TrajectoryDataset,  # windows, in the order of use
@@ -246,10 +247,13 @@ def train(
     trainer.remove_callback(PrinterCallback)
     if evaluate: trainer.add_callback(_Online(evaluate, args.evaluate_every))
     last = get_last_checkpoint(args.output_dir) if resume and Path(args.output_dir).is_dir() else None
-    trainer.train(resume_from_checkpoint=last)
+    try: trainer.train(resume_from_checkpoint=last)
+    except torch.OutOfMemoryError as e:
+        raise UserError(f"the GPU ran out of memory while training: {str(e).splitlines()[0]} Take a smaller per_device_train_batch_size (with gradient_accumulation_steps), shorter windows or a smaller model; "
+                        f"what was saved is in {args.output_dir}, and the same call with resume goes on from there") from e
     return trainer.state.log_history
 
-# %% ../nbs/40_train.ipynb #b11c1d05
+# %% ../nbs/40_train.ipynb #03dd27d4
 def _reward_values(store, most=8, histories=200):
     "The rewards that occur, if they are few: then the reward head tells classes apart. A sample of histories decides."
     some = np.unique(np.linspace(0, len(store) - 1, min(histories, len(store))).astype(int))
@@ -271,6 +275,7 @@ def _only(given, known, what):
 
 def _rl_model(store, windows, given, about):
     "A fresh RL Format model for a store, and what its data set needs beside the windows."
+    if windows.sort: raise UserError("windows in the order of returns are for language models; the RL Format model keeps its context in the order in which it was lived")
     given = _only(given, [f for f in RLConfig.__dataclass_fields__ if f not in ("spaces", "about")], "model")
     context = windows.episodes * int(store.episode_lengths.max())
     return RLModel(RLConfig(store.spaces, **{"context": context, "reward_values": _reward_values(store), "about": about, **given})), {}
@@ -286,7 +291,7 @@ def _lm_model(store, windows, given, about, serializer):
     tokenizer = load_tokenizer(base) if base else build_tokenizer(serializer, sample(store), vocab_size)
     lm = pretrained_lm(base, lora) if base else small_lm(tokenizer, **shape)
     longest = shape.get("max_tokens") or min(2048, getattr(lm.config, "max_position_embeddings", None) or 2048)
-    settings = LMSettings(episodes=windows.episodes, max_tokens=longest, about=about, **given)
+    settings = LMSettings(episodes=windows.episodes, max_tokens=longest, sort=windows.sort, about=about, **given)
     return LMModel(lm, serializer, tokenizer, settings), {"format": "language", "serializer": serializer, "tokenizer": tokenizer, "max_tokens": longest}
 
 def distill(

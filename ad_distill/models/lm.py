@@ -26,7 +26,7 @@ from ..tokenizers import load_tokenizer
 from ..tokens import TokenStream
 from ..trajectory import UserError
 
-# %% ../../nbs/30_models_lm.ipynb #51d3ae2e
+# %% ../../nbs/30_models_lm.ipynb #70a46434
 FORMAT, VERSION = "ad_distill-lm", 1  # what `ad_distill.json` says it is
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class LMSettings:
     max_tokens: int = 2048  # positions of the model
     max_action_tokens: int = 128  # tokens of an action that is written freely (text, real numbers); a longer one is cut
     slide: int = 1  # episodes that are dropped at once when the context is full
+    sort: bool = False  # keep the episodes of the context in the order of their returns, the best last; when it is full the worst goes
     ask: float = 1.0  # where the reward stands before the action: the one that is asked for
     field_weights: dict[str, float] = field(default_factory=lambda: dict.fromkeys(FIELDS, 1.0))  # weight of each field's tokens in the loss
     about: dict[str, Any] = field(default_factory=dict)  # where it comes from: task, store, windows
@@ -74,6 +75,7 @@ def pretrained_lm(
 
 class LMModel(nn.Module):
     "A causal language model together with its serializer and tokenizer."
+    _keys_to_ignore_on_save = None  # a Trainer asks for it when a checkpoint lacks tied weights, which come with those that they are tied to
     def __init__(self,
         lm: PreTrainedModel,  # any causal language model
         serializer: Serializer,  # writes trajectories as text
@@ -145,7 +147,7 @@ class Trie:
             self.leaf[node] = action
         if len(self.leaf) != len(sequences) or any(self.children[n] for n in self.leaf): raise UserError("two actions are written alike, or one is the beginning of another; choose another serializer")
 
-# %% ../../nbs/30_models_lm.ipynb #10ba8dbe
+# %% ../../nbs/30_models_lm.ipynb #bca03e66
 class GrowingLayer(DynamicLayer):
     "Keys and values of one layer of a model, with room for more: to add some does not copy the rest."
     room = None  # keys and values (b, h, columns, d), of which the first are in use
@@ -181,6 +183,7 @@ class Context:
         self.model, self.b, self.room = model, b, model.settings.max_tokens - most - 1
         if self.room < 1: raise UserError(f"an action may have {most} tokens, but the model reads {model.settings.max_tokens} in all; choose a smaller max_action_tokens, or a model with more positions")
         self.episodes = [[[]] for _ in range(b)]  # tokens of the episodes in every stream's context
+        self.returns = np.zeros(b), [[] for _ in range(b)]  # of the running episode, and of those before it
         self.before = None
         self._start()
 
@@ -202,6 +205,25 @@ class Context:
     ) -> None:
         "Begin a new episode where one is over."
         for i in np.flatnonzero(done): self.episodes[i].append([])
+
+    def earn(self,
+        reward: np.ndarray,  # (b,) of the last transition
+    ) -> None:
+        "Count the return of the running episodes."
+        self.returns[0][:] += reward
+
+    def sort(self,
+        done: np.ndarray,  # (b,) bool, streams in which an episode has just ended
+    ) -> None:
+        "Put the episodes of those streams in the order of their returns, and read them anew. Among equals the earlier one comes first."
+        running, before = self.returns
+        for i in np.flatnonzero(done):
+            before[i].append(running[i])
+            order = np.argsort(before[i], kind="stable")[-self.model.settings.episodes + 1:] if self.model.settings.episodes > 1 else np.zeros(0, int)
+            self.episodes[i] = [self.episodes[i][k] for k in order] + [[]]
+            before[i][:] = [before[i][k] for k in order]
+            running[i] = 0
+        if done.any(): self._start()
 
     def trim(self) -> None:
         "Drop the oldest episodes where they are too many or too long, and then read all that is left anew."
@@ -306,7 +328,7 @@ class _Rewards:
             out[i] = all(x == t for x, t in likeliest) if there else not any(self.begins[x] if t < 0 else x == t for x, t in likeliest)
         return out
 
-# %% ../../nbs/30_models_lm.ipynb #43e3a4c5
+# %% ../../nbs/30_models_lm.ipynb #6f1c0cce
 class LMAgent:
     "A frozen language model acting in a batch of environments. After `act`: `failed` and `reward_right`, (b,) each; see there."
     def __init__(self,
@@ -413,7 +435,11 @@ class LMAgent:
         else:
             behind, ahead, places = self.rewards.find(state, *self.last)
             context.write(behind)
-            context.end(self.last[2] | self.last[3])
+            done = self.last[2] | self.last[3]
+            context.earn(self.last[0])
+            if self.model.settings.sort and done.any(): places = self._foreseen(places, ahead)
+            context.end(done)
+            if self.model.settings.sort: context.sort(done)
             context.write(ahead)
             context.trim()
         back, unread = sorted({1} | {k + 1 for _, tokens in places for k, _ in tokens}, reverse=True), list(map(len, context.unread))
@@ -424,6 +450,13 @@ class LMAgent:
         context.settle(written, written if self.trie else self.model.stream.actions(action))
         return action, self.logprob
 
+    def _foreseen(self, places, ahead):
+        "Look at the rewards that are about to be read now, as their places are about to change."
+        near = [(there, [(k - len(a), t) for k, t in tokens if k > len(a)]) for (there, tokens), a in zip(places, ahead)]
+        back, unread = sorted({1} | {k + 1 for _, tokens in near for k, _ in tokens}, reverse=True), list(map(len, self.context.unread))
+        self.reward_right = self.rewards.right(self.context.read(back), back, near, unread)
+        return []
+
     def _act_asking(self, state):
         "Where the reward stands before the action: a line is written with the reward that is asked for, and rewritten with the one that came."
         context, stream, first = self.context, self.model.stream, np.ones(self.b, bool)
@@ -432,7 +465,9 @@ class LMAgent:
             context.rewrite(self.line, [b + a for b, a in zip(stream.before_action(self.seen, reward, first=self.first), self.standing)])
             context.write(stream.after_action(reward, logprob, terminated, truncated))
             first = terminated | truncated
+            context.earn(reward)
             context.end(first)
+            if self.model.settings.sort: context.sort(first)
             context.trim()
             context.read()
         context.begin()
