@@ -5,20 +5,20 @@
 # %% auto #0
 __all__ = ['main']
 
-# %% ../nbs/50_cli.ipynb #68cc02ed
-import json, os, re, sys, time
-from dataclasses import MISSING, fields
+# %% ../nbs/50_cli.ipynb #2e33ca48
+import json, os, sys, time
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
 from . import __version__
-from .console import (Commands, count, interruptible, json_option, list_registered, make, out_option, pairs_option, quiet_option, registered,
-                                report, seed_option, typed, values, wants_bar)
+from .console import (FAMILIES, Commands, check_serializer, count, interruptible, json_option, list_registered, list_settings, make, out_option,
+                                pairs_option, quiet_option, registered, report, seed_option, serializer_of, sorted_settings, wants_bar)
 from .run_experiment import execute, experiment_values, experiments, find_experiment, list_experiments, made_since, output_path, parameters_of
-from .show import chosen, plot_store, show_history, show_store, store_summary
+from .show import chosen, plot_store, show_history, show_parsed, show_store, store_summary
 
-# %% ../nbs/50_cli.ipynb #f7cf24a5
+# %% ../nbs/50_cli.ipynb #b1019536
 @click.group("ad_distill", cls=Commands, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(__version__, prog_name="ad_distill")
 @click.pass_context
@@ -26,9 +26,10 @@ def main(ctx: click.Context) -> None:
     """Distill the learning histories of RL algorithms into transformers that learn in context.
 
     \b
-    tasks, sources, serializers, readers -> generate or import -> show -> train -> evaluate
+    tasks, sources, serializers, readers, settings -> generate or import -> show -> train -> evaluate
     run does all of it: ad_distill run exp_darkroom
     """
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # where there is no network, it would tell of each attempt
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # for small models threads cost more than they give, forty times more on a busy machine
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"): stream.reconfigure(errors="replace")  # a terminal that cannot write ▁▂▃ gets ???
@@ -65,7 +66,7 @@ def _readers(as_json):
     """
     list_registered("reader", as_json)
 
-# %% ../nbs/50_cli.ipynb #0835180d
+# %% ../nbs/50_cli.ipynb #5dc32192
 def _examples():
     "A few transitions of a dark room in every form."
     import numpy as np
@@ -88,7 +89,18 @@ def _serializers(as_json):
     if as_json: return click.echo(json.dumps(known, indent=2, ensure_ascii=False))
     for k in known: click.echo(f"{k['name']:<9}{k['description']}\n{'':<9}{k['example'].rstrip().replace(chr(10), ' / ')}")
 
-# %% ../nbs/50_cli.ipynb #8cc9f336
+@main.command("settings")
+@click.option("--model", type=click.Choice(list(FAMILIES)), default="rl", show_default=True, help="For which family of models.")
+@json_option
+def _settings(model, as_json):
+    """List what `train -s` can set, with the defaults.
+
+    \b
+    Example: ad_distill settings --model lm
+    """
+    list_settings(model, as_json)
+
+# %% ../nbs/50_cli.ipynb #b8de6dba
 def _choose_source(task, name, pairs):
     "The source asked for, or else the first that can learn the task."
     if name is not None: return make("source", name, pairs)
@@ -125,6 +137,7 @@ def _generate(task, source, histories, episodes, seed, out, workers, params, set
     from ad_distill.sources import generate
     task = make("task", task, params)
     source = _choose_source(task, source, settings)
+    replace(task).make_env(task.instances(split)[:1])  # what is wrong with prompts or reward shows before a store is begun
     start = time.perf_counter()
     with interruptible("the histories that are complete are kept, and running the same command again goes on from there"):
         store = generate(task, source, out, histories, episodes, seed, split, workers, wants_bar(quiet))
@@ -168,7 +181,14 @@ def _import(reader, path, out, tokenizer, skip_bad, reward, settings, quiet, as_
         if got["tokenizer"] and not tokenizer: click.echo(f"tokenizer: {got['tokenizer']} (--tokenizer takes another)", err=True)
     report(s, as_json, f"{out}: {s['runs']:,} run{'s' * (s['runs'] != 1)}, {s['rollouts']:,} rollouts, {s['transitions']:,} transitions, {s['bytes'] / 1e6:.1f} MB, {s['seconds']:.1f} s{_left_out(got)}")
 
-# %% ../nbs/50_cli.ipynb #7c93823e
+# %% ../nbs/50_cli.ipynb #94f3309c
+def _as_text(store):
+    "The text form of a store of rollouts as tokens; any other store as it is."
+    from ad_distill.tasks.rlhf import is_token_form, text_store
+    made_from = registered("task").get((store.info.get("task") or {}).get("name"))
+    rollouts = is_token_form(store.spaces) and ((store.path / "tokenizer").is_dir() or hasattr(made_from, "tokenizer"))
+    return text_store(store) if rollouts else store
+
 @main.command("show")
 @click.argument("store", metavar="DIR", type=click.Path())
 @click.option("--history", type=int, metavar="N", help="Print this history, counted from 0; -1 is the last.")
@@ -198,48 +218,32 @@ def _show(store, history, episodes, serializer, writes, plot, as_json):
     elif serializer is not None:
         store = _as_text(store)
         h = store[history]
-        text = _serializer(serializer, store.spaces, writes).serialize([e for _, e in chosen(h, episodes)])
+        text = serializer_of(serializer, store.spaces, writes).serialize([e for _, e in chosen(h, episodes)])
         click.echo(json.dumps({"history": history, "serializer": serializer, "text": text}, ensure_ascii=False) if as_json else text, nl=as_json)
     else: show_history(store, history, episodes, as_json)
     if plot: click.echo(plot, err=as_json)
 
-# %% ../nbs/50_cli.ipynb #f0947035
-def _settings(pairs, given, family):
-    "Settings by what takes them: windows, model, training. `given` are those that have options of their own; None: not given."
-    from ad_distill.dataset import Windows
-    from ad_distill.models.rl import RLConfig
-    from ad_distill.train import LM_SETTINGS, DistillArguments
-    from ad_distill.trajectory import UserError, nearest
-    takers = {"training": DistillArguments, "windows": Windows, **({"model": RLConfig} if family == "rl" else {})}
-    default = lambda f: f.default_factory() if f.default is MISSING and f.default_factory is not MISSING else f.default
-    known = {f.name: (part, default(f)) for part, cls in takers.items() for f in fields(cls) if f.init and f.name not in ("spaces", "about", "output_dir", "seed")}
-    if family == "lm": known |= {name: ("model", like) for name, like in LM_SETTINGS.items()}
-    found = {"training": {}, "model": {}, "windows": {}}
-    for name, text in pairs:
-        if name not in known: raise UserError(_few(nearest(name, known, "setting")))
-        part, like = known[name]
-        found[part][name] = typed(name, text, None if like is MISSING else like, part)
-    for name, value in given.items():
-        if value is not None: found[known[name][0]][name] = value
-    return found
+# %% ../nbs/50_cli.ipynb #5c85ee56
+@main.command("parse")
+@click.argument("file", type=click.Path())
+@click.option("--serializer", required=True, metavar="NAME", help="How it is written, see `ad_distill serializers`; settings may stand behind the name: \"coords digits=2\".")
+@pairs_option("-z", "writes", what="Setting of the serializer")
+@click.option("--task", required=True, metavar="TASK", help="Whose episodes they are.")
+@pairs_option("-p", "params", what="Parameter of the task")
+@click.option("--episodes", metavar="A:B", help="Print these episodes too: 0:3, :5, -2:, 7.")
+@json_option
+def _parse(file, serializer, writes, task, params, episodes, as_json):
+    """Read episodes from a text FILE.
 
-def _serializer(name, spaces, pairs=()):
-    "A serializer from what was typed."
-    from ad_distill.serialize import SERIALIZERS, make_serializer
-    defaults = {f.name: f.default for f in fields(SERIALIZERS[name])} if name in SERIALIZERS else {}
-    return make_serializer(name, spaces, **values(pairs, defaults))
+    \b
+    Example: ad_distill parse episodes.txt --serializer plain --task dark_room --episodes 0
+             where the file is from: ad_distill show runs/dark_room --history 0 --serializer plain > episodes.txt
+    """
+    task = make("task", task, params).view("language")
+    found = serializer_of(serializer, task.spaces, writes).parse_file(file)
+    show_parsed({"path": file, "task": task.name, "serializer": serializer}, found, episodes, as_json)
 
-def _as_text(store):
-    "The text form of a store of rollouts as tokens; any other store as it is."
-    from ad_distill.tasks.rlhf import is_token_form, text_store
-    made_from = registered("task").get((store.info.get("task") or {}).get("name"))
-    rollouts = is_token_form(store.spaces) and ((store.path / "tokenizer").is_dir() or hasattr(made_from, "tokenizer"))
-    return text_store(store) if rollouts else store
-
-def _few(message):
-    "The message of `nearest`, without the choices where there are too many of them to help."
-    return message if len(message) < 1000 else re.sub(r"choices are .*?(; did|$)", r"see the documentation of 40_train and 20_models_rl\1", message)
-
+# %% ../nbs/50_cli.ipynb #977951cc
 def _online(task):
     "What `-s evaluate_every N` runs: the score on a few held-out instances."
     from ad_distill.evaluate import evaluate, summarize
@@ -265,7 +269,7 @@ def _task_of(made_from, where):
 @main.command("train")
 @click.argument("store", metavar="DIR", type=click.Path())
 @click.option("--model", type=click.Choice(["rl", "lm"]), default="rl", show_default=True, help="rl: a transformer over transitions (RL Format). lm: a language model over text (Language Format).")
-@click.option("--serializer", metavar="NAME", help="How --model lm writes text; see `ad_distill serializers`.  [default: compact]")
+@click.option("--serializer", metavar="NAME", help="How --model lm writes text; see `ad_distill serializers`. Settings may stand behind the name: \"coords digits=2\".  [default: compact]")
 @pairs_option("-z", "writes", what="Setting of the serializer")
 @click.option("--base", metavar="PATH_OR_NAME", help="Pretrained causal language model to start from.  [default: a small one with fresh weights]")
 @click.option("--stride", type=count, metavar="K", help="A window takes every K-th episode of a history.  [default: 25]")
@@ -273,7 +277,7 @@ def _task_of(made_from, where):
 @click.option("--steps", type=count, metavar="N", help="Updates.  [default: 1500]")
 @click.option("--batch", type=count, metavar="N", help="Windows an update.  [default: 8]")
 @click.option("--lr", type=click.FloatRange(0, min_open=True), metavar="X", help="Learning rate of AdamW.  [default: 0.003]")
-@pairs_option("-s", "settings", what="Any other setting of windows, model or training")
+@pairs_option("-s", "settings", what="Any other setting of windows, model or training, see `ad_distill settings --model rl` and `... lm`")
 @seed_option
 @out_option
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint in the output directory.")
@@ -288,6 +292,7 @@ def _train(store, model, serializer, writes, base, stride, episodes, steps, batc
     Example: ad_distill train runs/dark_room --model rl --stride 25 --steps 1500 --out runs/model
              ad_distill train runs/dark_room -s width 128 -s layers 4 -s evaluate_every 500 --out runs/larger
              ad_distill train runs/dark_room --model lm --serializer compact --stride 50 --episodes 5 --out runs/text
+             ad_distill train runs/stories --model lm --serializer coords --episodes 8 -s scatter true -s max_action_tokens 60 --out runs/teller
     """
     from ad_distill.store import Store
     from ad_distill.trajectory import UserError
@@ -298,22 +303,26 @@ def _train(store, model, serializer, writes, base, stride, episodes, steps, batc
     from ad_distill.train import distill
     given = {"stride": stride, "episodes": episodes, "max_steps": steps, "per_device_train_batch_size": batch, "learning_rate": lr}
     if model == "rl" and (serializer or writes or base): raise UserError("--serializer, -z and --base are for --model lm: the RL Format model reads no text")
-    s = _settings(settings, given, model)
+    s, bar = sorted_settings(settings, given, model), wants_bar(quiet)
     if base: s["model"]["base"] = base
     if model == "lm": store = _as_text(store)
-    serializer = _serializer(serializer or "compact", store.spaces, writes) if model == "lm" else None
+    serializer = serializer_of("compact" if serializer is None else serializer, store.spaces, writes) if model == "lm" else None
     online = _online(task) if s["training"].get("evaluate_every") else None
     with interruptible(f"the same command with --resume goes on from the last checkpoint in {out}"):
-        got = distill(task, store, out, Windows(**s["windows"]), s["model"], _checked_training(s["training"]), seed, resume, online, wants_bar(quiet), serializer=serializer)
+        got = distill(task, store, out, Windows(**s["windows"]), s["model"], _checked_training(s["training"]), seed, resume, online, bar, serializer=serializer)
     if os.environ.get("RANK", "0") != "0": return  # one of several processes reports
     got = {"path": out, "task": task.name, "model": model, **{k: v for k, v in got.items() if k not in ("log", "settings")}}
-    known = [f"{k.replace('_', ' ')} {got[k]:.3g}" for k in ("loss_action", "reward_accuracy", "score") if k in got]
+    known = [f"{k.replace('_', ' ')} {got[k]:.3g}" for k in ("loss_action", "reward_accuracy", "reward_correlation", "score") if k in got]
     report(got, as_json, f"{out}: {got['steps']:,} steps, {got['parameters']:,} parameters, {', '.join([*known, ''])}{got['seconds']:.1f} s")
 
 @main.command("evaluate")
 @click.argument("model", metavar="MODEL_DIR", type=click.Path())
 @click.option("--task", metavar="TASK", help="Default: the one that the model was trained on.")
 @pairs_option("-p", "params", what="Parameter of the task")
+@click.option("--serializer", metavar="NAME", help="Make sure that the model reads text written so; settings that are named are compared too.")
+@pairs_option("-z", "writes", what="Setting of the serializer")
+@click.option("--feedback", type=click.Choice(["true", "zeroed", "shuffled"]), default="true", show_default=True,
+              help="What the model is told of rewards: the truth, nothing but 0, or what another stream earned.")
 @click.option("--episodes", type=count, default=60, show_default=True, metavar="N", help="Episodes that fill the context, one after the other.")
 @click.option("--instances", type=count, metavar="N", help="Instances of the task.  [default: 16, or all]")
 @click.option("--streams", type=count, default=4, show_default=True, metavar="N", help="Independent runs on each instance.")
@@ -322,31 +331,35 @@ def _train(store, model, serializer, writes, base, stride, episodes, steps, batc
 @click.option("--out", required=True, metavar="FILE", type=click.Path(), help="The table, one row an episode: .csv or .json")
 @quiet_option
 @json_option
-def _evaluate(model, task, params, episodes, instances, streams, split, seed, out, quiet, as_json):
+def _evaluate(model, task, params, serializer, writes, feedback, episodes, instances, streams, split, seed, out, quiet, as_json):
     """Let a frozen model act, and see whether it learns in context.
 
     \b
     Example: ad_distill evaluate runs/model --task dark_room --episodes 60 --instances 16 --out runs/scores.csv
+             ad_distill evaluate runs/text --serializer compact --feedback zeroed --out runs/blind.csv
     """
     from ad_distill.trajectory import UserError, nearest
     kind = Path(out).suffix
     if kind not in (".csv", ".json"): raise UserError(nearest(kind, [".csv", ".json"], f"kind of table in --out {out}:"))
     if task is not None: task = make("task", task, params)
     elif params: raise UserError("-p needs --task: of which task?")
+    if writes and serializer is None: raise UserError("-z needs --serializer: a setting of which?")
     from ad_distill.evaluate import evaluate, load_model, summarize
-    net, start = load_model(model), time.perf_counter()
+    bar, net, start = wants_bar(quiet), load_model(model), time.perf_counter()
+    if serializer is not None: check_serializer(net, model, serializer, writes)
     task = task or _task_of(net.settings.about, f"the model {model}")
     instances = instances or min(16, len(task.instances(split)))
     with interruptible("nothing was written"):
-        table = evaluate(net, task, episodes, n_instances=instances, streams=streams, seed=seed, split=split, progress=wants_bar(quiet))
+        table = evaluate(net, task, episodes, n_instances=instances, streams=streams, seed=seed, split=split, progress=bar, feedback=feedback)
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     table.to_csv(out, index=False) if kind == ".csv" else table.to_json(out, orient="records", lines=False)
     got = {"path": out, "model": model, "task": task.name, "split": split, "episodes": episodes, "instances": instances, "streams": streams, "seed": seed,
-           "seconds": round(time.perf_counter() - start, 3), **summarize(table)["model"]}
+           "serializer": net.serializer.name if hasattr(net, "serializer") else None, "feedback": feedback, "seconds": round(time.perf_counter() - start, 3), **summarize(table)["model"]}
     low, high = got["score_ci"]
     to_80 = got["episodes_to_80"]
-    report(got, as_json, f"{out}: score {got['first_score']:.2f} in the first episode, {got['score_iqm']:.2f} ({low:.2f} to {high:.2f}) in the last ten, "
-                          f"{f'80 % of the optimum after {to_80} episodes' if to_80 else 'never at 80 % of the optimum'}, {got['seconds']:.1f} s")
+    known = [f"{what} {got[k]:.3g}" for k, what in (("parse_failure", "parse failures"), ("reward_accuracy", "reward accuracy")) if k in got]
+    report(got, as_json, f"{out}: score {got['first_score']:.2f} in the first episode, {got['score_iqm']:.2f} ({low:.2f} to {high:.2f}) in the last {min(10, episodes)}, "
+                          f"{f'80 % of the optimum after {to_80} episodes' if to_80 else 'never at 80 % of the optimum'}, {', '.join([*known, ''])}{got['seconds']:.1f} s")
 
 # %% ../nbs/50_cli.ipynb #8415e552
 @main.command("run")

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['tenths', 'curve', 'sparkline', 'chosen_episodes', 'plot_store', 'store_summary', 'show_store', 'chosen',
-           'show_history']
+           'show_history', 'show_parsed']
 
 # %% ../nbs/47_show.ipynb #0d17b11c
 import json, math, re
@@ -52,7 +52,7 @@ def sparkline(
     blocks = ("▁▂▃▄▅▆▇█"[round(7 * (v - low) / (high - low or 1))] if math.isfinite(v) else " " for v in values)
     return "".join(blocks) + "   " + " ".join(f"{v:.3g}" for v in values)
 
-# %% ../nbs/47_show.ipynb #04ddd75a
+# %% ../nbs/47_show.ipynb #d84c3820
 def chosen_episodes(
     text: str | None,  # what was typed; None: the first and the last
     n: int,  # episodes of the history
@@ -64,7 +64,7 @@ def chosen_episodes(
     if not m: raise UserError(f"--episodes {text}: expected A:B such as 0:3, or the number of one episode")
     a, b = (m[2], m[3]) if m[1] is None else (m[1], int(m[1]) + 1 or None)
     chosen = range(n)[slice(*(None if x is None else int(x) for x in (a, b)))]
-    if not chosen: raise UserError(f"--episodes {text}: the history has {n} episodes, 0 to {n - 1}")
+    if not chosen: raise UserError(f"--episodes {text}: there are {n} episodes" + (f", 0 to {n - 1}" if n else ""))
     return chosen
 
 def _text(x, width=32):
@@ -119,7 +119,7 @@ def _draw_history(ax, store, number):
     ax.set(xlabel="episode", ylabel="return", title=repr(store[number]).split("\n")[0])
     ax.legend()
 
-# %% ../nbs/47_show.ipynb #50eebd5a
+# %% ../nbs/47_show.ipynb #8fb62699
 def _bytes(path): return sum(p.stat().st_size for p in Path(path).iterdir() if p.is_file())
 
 def store_summary(
@@ -158,4 +158,23 @@ def show_history(
         rows = [{"episode": i, "return": e.total, **{k: e.columns[k] for k in COLUMNS}} for i, e in picked]
         return report({"history": number, "task": h.task, "source": h.source, "seed": h.seed, "versions": h.versions, "returns": h.returns, "episodes": rows}, True, "")
     click.echo(f"{repr(h).splitlines()[0]}\n  returns  {sparkline(tenths(h.returns)) if len(h) else 'none'}")
-    for i, e in picked: click.echo("\n".join([f"\nepisode {i}: {len(e)} transitions, return {e.total:g}, {_ending(e)}", *_rows(e)]))
+    for i, e in picked: _show_episode(i, e)
+
+def _show_episode(i, e): click.echo("\n".join([f"\nepisode {i}: {len(e)} transitions, return {e.total:g}, {_ending(e)}", *_rows(e)]))
+
+def show_parsed(
+    about: dict[str, str],  # path, task and serializer
+    found: "list[Trajectory]",  # what was read
+    episodes: str | None,  # which of them to print; None: none
+    as_json: bool,  # for programs
+) -> None:
+    "Print what was read from text."
+    import numpy as np
+    from ad_distill.trajectory import COLUMNS
+    returns = np.array([e.total for e in found])
+    counts = {"episodes": len(found), "transitions": sum(map(len, found)), "done": bool(found) and _ending(found[-1]) != "not done"}
+    picked = [] if episodes is None else [(i, found[i]) for i in chosen_episodes(episodes, len(found))]
+    if as_json: return report({**about, **counts, "returns": returns, "read": [{"episode": i, "return": e.total, **{k: e.columns[k] for k in COLUMNS}} for i, e in picked]}, True, "")
+    ending = "" if counts["done"] or not found else ", the last one not done"
+    click.echo(f"{about['path']}: {counts['episodes']:,} episodes, {counts['transitions']:,} transitions{ending}\n  returns  {sparkline(tenths(returns)) if found else 'none'}")
+    for i, e in picked: _show_episode(i, e)

@@ -3,6 +3,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -35,8 +36,29 @@ def mistake(*args, cwd, says=(), code=2, **env):
     return lines[0]
 
 
+def several(*commands, cwd, codes=None):
+    "Run commands in one process, as what they import takes seconds: what each printed; or, with `codes`, exit code, stdout and stderr of each."
+    code = f"""
+import json, contextlib, io
+from ad_distill.cli import main
+for args in {[[str(a) for a in c] for c in commands]!r}:
+    out, err, code = io.StringIO(), io.StringIO(), None
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try: main(args)
+        except SystemExit as e: code = e.code
+    print(json.dumps([code, out.getvalue(), err.getvalue()]))
+"""
+    results = [json.loads(line) for line in python(code, cwd=cwd).stdout.splitlines()]
+    assert len(results) == len(commands)
+    if codes: return results
+    assert not any(code for code, *_ in results), results
+    return [out for _, out, _ in results]
+
+
 def files(path): return {p.relative_to(path).as_posix(): p.read_bytes() for p in sorted(Path(path).rglob("*")) if p.is_file()}
 
+
+COMMANDS = ("tasks", "sources", "readers", "serializers", "settings", "generate", "import", "show", "parse", "train", "evaluate", "run")
 
 # what answers at once
 
@@ -44,17 +66,17 @@ def files(path): return {p.relative_to(path).as_posix(): p.read_bytes() for p in
 def test_help(command, tmp_path):
     out = run(*command, "--help", cwd=tmp_path).stdout
     listed = out[out.index("Commands:"):]
-    at = [listed.index(f"\n  {name}") for name in ("tasks", "sources", "readers", "generate", "import", "show", "train", "evaluate", "run")]
+    at = [listed.index(f"\n  {name}") for name in COMMANDS]
     assert at == sorted(at)
     assert run(*command, cwd=tmp_path).stdout == out
 
 
-@pytest.mark.parametrize("command", ["tasks", "sources", "readers", "generate", "import", "show", "train", "evaluate", "run"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_of_each_command_has_an_example(command, tmp_path):
     assert f"Example: ad_distill {command}" in cli(command, "--help", cwd=tmp_path).stdout
 
 
-@pytest.mark.parametrize("args", [["--help"], ["tasks"], ["sources"], ["readers"], ["generate", "--help"], ["import", "--help"], ["train", "--help"]], ids=" ".join)
+@pytest.mark.parametrize("args", [["--help"], ["tasks"], ["sources"], ["readers"], ["generate", "--help"], ["import", "--help"], ["train", "--help"], ["settings", "--help"], ["parse", "--help"], ["evaluate", "--help"]], ids=" ".join)
 def test_answers_without_heavy_imports(args, tmp_path):
     code = f"""
 import sys
@@ -92,14 +114,26 @@ def test_lists(command, some, tmp_path):
     assert all(name in text for name in known)
 
 
+def test_lists_what_can_be_set(tmp_path):
+    (rl, lm, text), = [several(*[["settings", "--model", m, *more] for m, more in (("rl", ["--json"]), ("lm", ["--json"]), ("lm", []))], cwd=tmp_path)]
+    rl, lm = json.loads(rl), json.loads(lm)
+    for family in (rl, lm): assert family["jump"] == {"of": "windows", "default": 0.0, "help": family["jump"]["help"]} and family["jump"]["help"] and family["max_steps"]["of"] == "training"
+    ours = {"jump", "scatter", "shuffle_rewards", "max_action_tokens", "slide", "ask", "muon_lr"}
+    assert ours <= lm.keys() and not {"ask", "slide"} & rl.keys() and rl["context"]["of"] == "model"
+    assert all(name in text and lm[name]["help"] for name in ours) and "bf16" in lm and "bf16" not in text
+
+
 # from a task to a table
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory):
-    "A folder with a store and a model, made by commands."
+    "A folder with a store and a model of either family, made by commands."
     path = tmp_path_factory.mktemp("cli")
     cli(*" ".join(SMALL).format("room").split(), cwd=path)
-    cli("train", "room", "--model", "rl", "--stride", 5, "--episodes", 4, "--steps", 4, "--batch", 2, "-s", "width", 16, "--out", "model", cwd=path)
+    shutil.copytree(path / "room", path / "words")  # a language model keeps its tokens there
+    small = "--stride 5 --episodes 4 --steps 4 --batch 2 -s width 16".split()
+    several(["train", "room", "--model", "rl", *small, "--out", "model"],
+            ["train", "words", "--model", "lm", "--serializer", "coords digits=2", "-z", "skip_zero", "true", *small, "--out", "text"], cwd=path)
     return path
 
 
@@ -166,9 +200,56 @@ def test_train_and_evaluate(work, tmp_path):
     cli("evaluate", "m", "--episodes", 1, "--instances", 1, "--out", "b.csv", cwd=tmp_path)  # the model knows its task
 
 
+def test_language_models_alike(work, tmp_path):
+    "The same commands: settings of windows and model arrive, the serializer is checked, rewards can be withheld."
+    settings = json.loads((work / "text/settings.json").read_text())
+    assert settings["serializer"]["name"] == "coords" and settings["serializer"]["settings"]["digits"] == 2 and settings["serializer"]["settings"]["skip_zero"] is True
+    play = ["--episodes", 2, "--instances", 2, "--streams", 2]
+    train = "train words --model lm --episodes 3 --steps 1 --batch 2 -s width 16 -s scatter true -s shuffle_rewards true -s part 0.5,1 -s slide 2 -s max_action_tokens 20 -s ask 0.5".split()
+    *played, _ = several(["evaluate", "text", "--serializer", "coords", "-z", "digits", "2", *play, "--out", tmp_path / "a.csv", "--json"],
+                         ["evaluate", "text", "--serializer", "coords skip_zero=true digits=2", "--feedback", "zeroed", *play, "--out", tmp_path / "b.csv", "--json"],
+                         ["evaluate", "model", "--feedback", "shuffled", *play, "--out", tmp_path / "c.csv"], [*train, "--out", tmp_path / "m"], cwd=work)
+    a, b = map(json.loads, played[:2])
+    assert (a["serializer"], a["feedback"], b["feedback"]) == ("coords", "true", "zeroed") and a["parse_failure"] == 0 and 0 <= a["reward_accuracy"] <= 1
+    assert "reward accuracy" in played[2] and (tmp_path / "b.csv").read_text().splitlines()[0].endswith("parse_failure,reward_accuracy")
+    about = json.loads((tmp_path / "m/settings.json").read_text())
+    assert {"scatter": True, "shuffle_rewards": True, "part": [.5, 1.]}.items() <= about["windows"].items()
+    assert about["model"] == {"width": 16, "slide": 2, "max_action_tokens": 20, "ask": .5}
+
+
+def test_text_task(tmp_path):
+    "Recorded completions are read as tokens by one family and as text by the other, from one store."
+    small = "--episodes 3 --stride 5 --steps 2 --batch 2 -s width 16".split()
+    play = "--episodes 3 --instances 2 --streams 1 --json".split()
+    several("generate story_rlhf --source random --histories 2 --episodes 32 --out s".split(), ["train", "s", "--model", "lm", "--serializer", "plain", *small, "-s", "max_action_tokens", 20, "--out", "lm"],
+            ["train", "s", "--model", "rl", *small, "--out", "rl"], cwd=tmp_path)
+    made, *found = several(["show", "s", "--history", 0, "--episodes", "0:4", "--serializer", "plain"], ["evaluate", "lm", *play, "--out", "lm.json"], ["evaluate", "rl", *play, "--out", "rl.json"], cwd=tmp_path)
+    assert made.startswith("prompt: ") and made.count("completion: ") == 4
+    for text, serializer in zip(found, ("plain", None)):
+        d = json.loads(text)
+        assert d["task"] == "story_rlhf" and d["serializer"] == serializer and 0 <= d["reward_accuracy"] <= 1 and ("parse_failure" in d) == (serializer == "plain")
+    (tmp_path / "s.txt").write_text(made)
+    assert json.loads(cli(*"parse s.txt --serializer plain --task story_rlhf --json".split(), cwd=tmp_path).stdout)["transitions"] == 4
+
+
+def test_parse(work, tmp_path):
+    "What `show` writes is read back, with every serializer."
+    from ad_distill.store import Store
+    h = Store.open(work / "room")[1]
+    names = ["plain", "coords digits=3", "compact", "json", "bins", "prose"]
+    for i, text in enumerate(several(*[["show", "room", "--history", 1, "--episodes", ":5", "--serializer", name] for name in names], cwd=work)): (tmp_path / f"{i}.txt").write_text(text)
+    for text in several(*[["parse", f"{i}.txt", "--serializer", name, "--task", "dark_room", "--episodes", -1, "--json"] for i, name in enumerate(names)], cwd=tmp_path):
+        d = json.loads(text)
+        assert (d["episodes"], d["transitions"], d["done"], d["returns"]) == (5, 100, True, h.returns[:5].tolist())
+        assert [e["episode"] for e in d["read"]] == [4] and d["read"][0]["state"] == h[4].state.tolist()
+    (tmp_path / "open.txt").write_text((tmp_path / "0.txt").read_text().removesuffix("### truncated\n"))
+    text = cli(*"parse open.txt --serializer plain --task dark_room --episodes 4".split(), cwd=tmp_path).stdout
+    assert text.startswith("open.txt: 5 episodes, 100 transitions, the last one not done\n  returns") and "episode 4: 20 transitions" in text
+
+
 # one line for every mistake
 
-@pytest.mark.parametrize("args, says", [
+MISTAKES = [
     ("genrate dark_room", ["genrate", "did you mean generate?"]),
     ("generate dark_rom --out x", ["dark_rom", "dark_key_to_door", "did you mean dark_room?"]),
     ("generate dark_room --source q_lerning --out x", ["q_lerning", "thompson", "did you mean q_learning?"]),
@@ -207,6 +288,24 @@ def test_train_and_evaluate(work, tmp_path):
     ("show room --history 0 --episodes first", "A:B"),
     ("show room --plot curve.pgn", ["pgn", "png"]),
     ("show room --plot file/curve.png", "file"),
+    ("show room --history 0 --serializer compact -z names row", "names"),
+    ("parse episodes.txt --serializer prosa --task dark_room", "prose"),
+    ("parse episodes.txt --task dark_room", "--serializer"),
+    ("parse episodes.txt --serializer plain", "--task"),
+    ("parse episodes.txt --serializer plain --task dark_rom", "did you mean dark_room?"),
+    ("parse nowhere.txt --serializer plain --task dark_room", "nowhere.txt"),
+    ("parse room --serializer plain --task dark_room", "room"),
+    ("parse model/model.safetensors --serializer plain --task dark_room", ["model.safetensors", "UTF-8"]),
+    ("parse cut.txt --serializer plain --task dark_room", ["cut.txt: ", "action: a whole number from 0 to 4", "at offset 50, line 5", "<here>"]),
+    ("parse episodes.txt --serializer coords --task dark_room", ["episodes.txt: ", "at offset 0, line 1", "state: 4 4"]),
+    ("parse episodes.txt --serializer plain --task bandit", ["episodes.txt: ", "offset"]),
+    ("parse episodes.txt --serializer plain --task dark_room --episodes 2:", "2 episodes, 0 to 1"),
+    ("evaluate model --feedback zero --out x.csv", ["zero", "shuffled"]),
+    ("evaluate text -z digits 2 --out x.csv", "--serializer"),
+    ("import trlz room --out x", ["trlz", "trlx", "did you mean trl?"]),
+    ("generate text_rlhf -p reward vadr --out x", ["vadr", "did you mean vader?"]),
+    ("generate text_rlhf --source random -p prompts blank.txt --out x", ["blank.txt", "no prompt"]),
+    ("generate text_rlhf --source random -p prompts nowhere.txt --out x", "nowhere.txt"),
     ("train nowhere --out x", "not a store"),
     ("train model --out x", "not a store"),
     ("train empty --out x", ["empty", "no complete history"]),
@@ -232,46 +331,47 @@ def test_train_and_evaluate(work, tmp_path):
     ("run exp_darkroom -p scale smoke --out x.txt", [".ipynb"]),
     ("run nowhere.ipynb", "nowhere.ipynb"),
     ("run file.ipynb", "file.ipynb"),
-], ids=lambda x: x if isinstance(x, str) and " " in x else "")
-def test_mistakes(args, says, bad):
-    before = files(bad)
-    mistake(*args.split(), cwd=bad, says=says)
-    assert files(bad) == before, "a mistake changed something"
-
-
-SLOW_MISTAKES = [  # those that need torch, which takes seconds to import
     ("train room --stride 2 -s widht 3 --out x", "did you mean width?"),
     ("train room --stride 2 -s width 3 --out x", "width"),
     ("train room --stride 2 -s width wide --out x", ["width", "int"]),
     ("train room --stride 2 -s lr_scheduler_type zigzag --out x", "zigzag"),
+    ("train room --stride 2 -s max_action_tokens 5 --out x", ["max_action_tokens", "--model lm"]),
+    ("train room --stride 2 -s part half --out x", ["part", "0.0,1.0"]),
+    ("train room --stride 2 -s scatter true -s jump 0.5 --out x", ["scatter", "jump"]),
+    ("train room --stride 2 --model lm -s inputs state --out x", ["inputs", "--model rl"]),
+    ("train room --stride 2 --model lm -s slid 2 --out x", ["ad_distill settings --model lm", "did you mean slide?"]),
+    ("train room --stride 2 --model lm -s slide 11 --out x", ["slide", "10"]),
+    ("train room --stride 2 --model lm -s ask much --out x", ["ask", "float"]),
+    ("train room --stride 2 --model lm --serializer plain --episodes 10 -s max_tokens 300 --out x", ["tokens long", "300"]),
+    ("train room --stride 2 --model lm --base base -s max_tokens 4096 --out x", ["4096", "64 positions"]),
+    ("train room --stride 2 --episodes 2 --model lm --base base --out x", ["has no token for", "compact"]),
     ("train room --stride 2 --out model", "model"),
     ("evaluate nowhere --task dark_room --out x.csv", "nowhere"),
     ("evaluate room --task dark_room --out x.csv", "room"),
     ("evaluate model --task bandit --out x.csv", ["dark_room", "bandit"]),
     ("evaluate model --task dark_room -p size 5 --out x.csv", "size"),
     ("evaluate model --instances 999 --out x.csv", "999"),
+    ("evaluate model --serializer compact --out x.csv", ["model", "compact", "RL Format"]),
+    ("evaluate text --serializer plain --out x.csv", ["coords", "plain"]),
+    ("evaluate text --serializer cords --out x.csv", "did you mean coords?"),
+    ("evaluate text --serializer coords -z digits 3 --out x.csv", "digits=2, asked for 3"),
+    ("evaluate text --serializer coords=1 --out x.csv", "coords=1"),
+    ("evaluate text --task bandit --out x.csv", ["dark_room", "bandit"]),
 ]
 
 
-def test_mistakes_that_need_torch(bad):
-    "As `test_mistakes`, all in one process."
-    before = files(bad)
-    code = f"""
-import json, contextlib, io
-from ad_distill.cli import main
-for args in {[a for a, _ in SLOW_MISTAKES]!r}:
-    out, err, code = io.StringIO(), io.StringIO(), None
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try: main(args.split())
-        except SystemExit as e: code = e.code
-    print(json.dumps([code, out.getvalue(), err.getvalue()]))
-"""
-    results = [json.loads(line) for line in python(code, cwd=bad).stdout.splitlines()]
-    assert len(results) == len(SLOW_MISTAKES)
-    for (args, says), (code, out, err) in zip(SLOW_MISTAKES, results):
-        assert code == 2 and not out and len(err.splitlines()) == 1 and err.startswith("ad_distill: "), (args, code, out, err)
-        for word in [says] if isinstance(says, str) else says: assert word in err, (args, err)
-    assert {k: v for k, v in files(bad).items() if k in before} == before and not (bad / "x.csv").exists()
+def tiny_base(path):
+    "A pretrained model whose tokenizer knows a single word, and with 64 positions."
+    python(f"""
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+from ad_distill.models.lm import small_lm
+t = Tokenizer(models.WordLevel({{"<unk>": 0, "x4": 1}}, unk_token="<unk>"))
+t.pre_tokenizer = pre_tokenizers.Whitespace()
+tokenizer = PreTrainedTokenizerFast(tokenizer_object=t, unk_token="<unk>", pad_token="<unk>")
+tokenizer.save_pretrained({str(path)!r})
+small_lm(tokenizer, width=16, max_tokens=64).save_pretrained({str(path)!r})
+""", cwd=path.parent)
 
 
 @pytest.fixture(scope="module")
@@ -279,12 +379,32 @@ def bad(work):
     "Next to the store and the model of `work`: things that are no stores."
     (work / "file").write_text("not a directory")
     (work / "file.ipynb").write_text("not a notebook")
+    (work / "blank.txt").write_text("\n  \n")
+    row = "state: 4 4\naction: 0\nreward: 0\n"
+    (work / "episodes.txt").write_text(row + "### truncated\n" + row + row + "### open\n")
+    (work / "cut.txt").write_text(row + "state: 4 4\naction: 9\nreward: 0\n")
+    tiny_base(work / "base")
     whole = files(work / "room")
     for name, changes in {"cut": {"transitions.arrow": whole["transitions.arrow"][:-99]}, "empty": {"index.jsonl": b""},
                           "other": {"store.json": whole["store.json"].replace(b'"version": 1', b'"version": 7', 1)}}.items():
         (work / name).mkdir()
         for k, v in {**whole, **changes}.items(): (work / name / k).write_bytes(v)
     return work
+
+
+def test_mistakes(bad):
+    "All in one process, as what some of them import takes seconds: one line each, and nothing is written."
+    before, wrong = files(bad), []
+    for (args, says), (code, out, err) in zip(MISTAKES, several(*[a.split() for a, _ in MISTAKES], cwd=bad, codes=True)):
+        lines = [line for line in err.splitlines() if not line.startswith("source: ")]
+        if code != 2 or out or len(lines) != 1 or not lines[0].startswith("ad_distill: ") or not all(word in lines[0] for word in ([says] if isinstance(says, str) else says)): wrong.append((args, says, code, out, err))
+    assert not wrong
+    assert files(bad) == before, "a mistake changed something"
+
+
+def test_a_mistake(bad):
+    "In a process of its own."
+    mistake("generate", "dark_rom", "--out", "x", cwd=bad, says="did you mean dark_room?")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
@@ -295,6 +415,14 @@ def test_no_permission(tmp_path):
 
 def test_not_enough_memory(tmp_path):
     mistake("generate", "bandit", "--histories", 1, "--episodes", 10 ** 14, "--out", "x", cwd=tmp_path, says="memory", code=1)
+
+
+def test_gpu_out_of_memory():
+    import torch
+
+    from ad_distill.console import _failure
+    failure = _failure(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.\nMore about it."))
+    assert failure.exit_code == 1 and failure.format_message().startswith("CUDA out of memory. Tried to allocate 9 GiB. (take fewer") and "\n" not in failure.format_message()
 
 
 # stopped in the middle
