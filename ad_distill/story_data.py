@@ -105,7 +105,7 @@ def story_histories(
     if not (Path(path) / "tokenizer").exists(): save_tokenizer(task.tokenizer(), path)
     return Store.open(path)
 
-# %% ../nbs/17_story_data.ipynb #74486047
+# %% ../nbs/17_story_data.ipynb #e2105238
 @click.command()
 @click.option("--out", default=str(EMBEDDED), help="Parquet file to write.")
 @click.option("--train", default=500, help="Histories of training functions.")
@@ -120,4 +120,6 @@ def main(out: str, train: int, held_out: int, episodes: int, seed: int, workers:
         made = {s: generate(StoryTask(), RLOO(), Path(stores or d) / s, n, episodes, seed, s, workers, progress=True) for s, n in (("train", train), ("held_out", held_out))}
         click.echo(f"{pack_histories(made, out)}: {Path(out).stat().st_size:,} bytes")
 
+# %% ../nbs/17_story_data.ipynb #4245d3bb
+#| eval: false
 if __name__ == "__main__" and "ipykernel" not in sys.modules: main()
