@@ -46,7 +46,7 @@ def output_path(
     notebooks = [] if at is None else [w for w in words[at + 1:] if w.endswith(".ipynb")]
     return Path(parent.cwd(), notebooks[1]).absolute() if len(notebooks) > 1 else Path.cwd() / f"{name}.ipynb"
 
-# %% ../nbs/43_experiment.ipynb #475c7418
+# %% ../nbs/43_experiment.ipynb #6a95a9d2
 def _alone():
     "In a worker process: one thread."
     import torch
@@ -67,10 +67,10 @@ def together(
         try:
             for f in as_completed(futures.values()): f.result()
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
             for child in psutil.Process().children():
                 with suppress(psutil.Error):  # it may have ended by itself
                     if "--multiprocessing-fork" in child.cmdline(): child.terminate()
+            pool.shutdown(cancel_futures=True)  # waits for their end, so that their time is not counted later
             raise
         return {k: f.result() for k, f in futures.items()}
 
