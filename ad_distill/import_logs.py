@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np, pyarrow as pa
 from tqdm import tqdm
@@ -25,9 +25,6 @@ from .store import _addresses, _json_bytes, _write
 from .tasks.core import Task, register_task, task_id
 from .tasks.rlhf import TextRLHF, TextVectorEnv, make_reward, save_tokenizer, text_spaces, token_spaces, token_states
 from .trajectory import History, UserError, column_dtype, versions
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
 
 # %% ../nbs/19_import_logs.ipynb #0a958ceb
 PROMPTS_ROOM = 2 ** 16  # characters of prompts that the task keeps; a log with more keeps them in a file
@@ -241,7 +238,7 @@ class StreamedWriter(StoreWriter):
 # %% ../nbs/19_import_logs.ipynb #8c663227
 def open_tokenizer(
     path: str | Path,  # folder, or name on the hub
-) -> "PreTrainedTokenizerFast":
+) -> Any:
     "A tokenizer; `UserError` if there is none."
     from transformers import AutoTokenizer
     try: return AutoTokenizer.from_pretrained(str(path))
@@ -372,7 +369,7 @@ def import_log(
     reader: Reader | str,  # or its registered name
     path: str | Path,  # of the log
     out: str | Path,  # directory of the new store
-    tokenizer: "str | Path | PreTrainedTokenizerFast | None" = None,  # folder, name on the hub, or the tokenizer itself; default: one that lies beside the log
+    tokenizer: Any = None,  # folder, name on the hub, or the tokenizer itself; default: one that lies beside the log
     skip_bad: bool = False,  # leave out what is damaged, and count it
     reward: str | None = None,  # name of the reward function: gives scores where the log has none; see `ad_distill.tasks.rlhf.REWARDS`
     progress: bool = False,  # show progress bars

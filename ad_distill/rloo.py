@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from tqdm import tqdm
@@ -25,10 +25,6 @@ from .tasks.rlhf import prompt_ranges, token_states
 from .tasks.stories import EOS, MAX_TOKENS, PAD, PRESENT, PROMPT_LENGTH, SLOTS, VOCABULARY, prompt_ids, story_completions, story_prompts, story_text
 from .tasks.story import StoryTask, story_tokenizer
 from .trajectory import History, UserError, versions
-
-if TYPE_CHECKING:
-    from torch import Tensor
-    from transformers import GPT2LMHeadModel
 
 # %% ../nbs/16_rloo.ipynb #493bcce2
 WIDTH, LAYERS, HEADS = 48, 2, 4  # of the story model
@@ -48,12 +44,12 @@ def _norm(x, w, b):
     return torch.nn.functional.layer_norm(x, x.shape[-1:]) * w[:, None] + b[:, None]
 
 def stacked_logits(
-    p: dict[str, "Tensor"],  # (r, ...) parameters of r models
-    tokens: "Tensor",  # (r, b, l) int64
+    p: dict[str, Any],  # (r, ...) parameters of r models
+    tokens: Any,  # (r, b, l) int64
     tail: int,  # logits of so many positions at the end
     cache: list | None = None,  # a (keys, values) pair a layer, (r * b, heads, LENGTH, width / heads) each; written from `at` on
     at: int = 0,  # position of the first token
-) -> "Tensor":  # (r, b, tail, vocabulary)
+) -> Any:  # (r, b, tail, vocabulary)
     "Logits of many small GPT-2 models, each on its own tokens."
     import torch
     f, (r, b, l) = torch.nn.functional, tokens.shape
@@ -76,9 +72,9 @@ def stacked_logits(
     return torch.bmm(x, embedding.transpose(1, 2)).view(r, b, tail, v)
 
 def stack(
-    model: "GPT2LMHeadModel",  # a story model
+    model: Any,  # a story model
     runs: int = 1,  # copies
-) -> dict[str, "Tensor"]:  # (runs, ...)
+) -> dict[str, Any]:  # (runs, ...)
     "The parameters of a model, once for each run."
     return {k: v.detach()[None].expand(runs, *v.shape).clone() for k, v in model.named_parameters()}
 
@@ -105,7 +101,7 @@ def train_story_model(
     steps: int = STEPS,  # updates
     seed: int = BASE_SEED,  # of the weights and the stories
     progress: bool | None = None,  # show a bar; default: in a terminal
-) -> "GPT2LMHeadModel":
+) -> Any:
     "A small GPT-2 that writes base stories."
     import torch
     model, rng = _fresh(seed), np.random.default_rng([seed, 1])
@@ -147,17 +143,17 @@ def _loaded(path):
     model.load_state_dict(load_file(path / "model.safetensors"), strict=False)  # what is not there is tied to what is
     return model
 
-def story_model() -> "GPT2LMHeadModel":  # in evaluation mode; do not train it in place
+def story_model() -> Any:  # in evaluation mode; do not train it in place
     "The story model: every run of RLHF starts from it."
     return _loaded(story_model_path())
 
 # %% ../nbs/16_rloo.ipynb #54cf3184
 def sample_stacked(
-    p: dict[str, "Tensor"],  # (r, ...) parameters
-    prompts: "Tensor",  # (r, b, 6)
-    uniform: "Tensor",  # (r, b, MAX_TOKENS) float32 on [0, 1)
+    p: dict[str, Any],  # (r, ...) parameters
+    prompts: Any,  # (r, b, 6)
+    uniform: Any,  # (r, b, MAX_TOKENS) float32 on [0, 1)
     temperature: float = 1.,  # logits are divided by it
-) -> "Tensor":  # (r, b, MAX_TOKENS) int64, filled with <pad> behind <eos>
+) -> Any:  # (r, b, MAX_TOKENS) int64, filled with <pad> behind <eos>
     "Completions of many models."
     import torch
     (r, b, _), d = prompts.shape, p["transformer.wpe.weight"].shape[-1]
@@ -180,11 +176,11 @@ def _mask(completions):
     return (ended.cumsum(-1) - ended * 1) == 0
 
 def token_logprobs(
-    p: dict[str, "Tensor"],  # (r, ...) parameters
-    prompts: "Tensor",  # (r, b, 6)
-    completions: "Tensor",  # (r, b, MAX_TOKENS)
+    p: dict[str, Any],  # (r, ...) parameters
+    prompts: Any,  # (r, b, 6)
+    completions: Any,  # (r, b, MAX_TOKENS)
     temperature: float = 1.,  # logits are divided by it
-) -> "Tensor":  # (r, b, MAX_TOKENS), 0 behind the end
+) -> Any:  # (r, b, MAX_TOKENS), 0 behind the end
     "Log-probability of every token of completions."
     import torch
     logits = stacked_logits(p, torch.cat([prompts, completions], -1)[..., :-1], MAX_TOKENS) / temperature

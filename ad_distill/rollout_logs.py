@@ -11,14 +11,11 @@ import functools, json, math, re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from .trajectory import UserError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
 
 # %% ../nbs/15_rollout_logs.ipynb #a7e1cc38
 @dataclass(slots=True)
@@ -106,7 +103,7 @@ class Reader:
 
     def runs(self,
         path: str | Path,  # of a file, or of a folder with one or several runs
-        tokenizer: "PreTrainedTokenizerFast | None" = None,  # of the log's tokens, for forms that do not say which token is padding
+        tokenizer: Any = None,  # of the log's tokens, for forms that do not say which token is padding
         problems: Problems | None = None,  # takes what is wrong; default: the first thing wrong raises `UserError`
     ) -> Iterator[Run]:
         "The runs in a log, sorted by name."
@@ -351,7 +348,7 @@ def _known(file, d, form):
 class TrlX(Reader):
     "trlX 0.7: the complete form of our recorder, and the text-only form of its own export."
 
-    def runs(self, path: str | Path, tokenizer: "PreTrainedTokenizerFast | None" = None, problems: Problems | None = None) -> Iterator[Run]:
+    def runs(self, path: str | Path, tokenizer: Any = None, problems: Problems | None = None) -> Iterator[Run]:
         problems = problems or Problems()
         groups = {"complete": r"rollouts-(\d+)\.json", "text_only": r"epoch-(\d+(?:\.\d+)?)\.json"}
         for folder, form, files in log_folders(path, "trlX", groups, "files rollouts-NNNNN.json (complete form) or epoch-TIME.json (trlX's own), in it or in folders in it"):

@@ -10,30 +10,25 @@ __all__ = ['tenths', 'curve', 'sparkline', 'chosen_episodes', 'plot_store', 'sto
 import json, math, re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
 
 from .console import report
 
-if TYPE_CHECKING:
-    import numpy as np
-    from ad_distill.store import Store
-    from ad_distill.trajectory import History, Trajectory
-
 # %% ../nbs/47_show.ipynb #c420f504
 def tenths(
-    returns: "np.ndarray",  # (e,) of a history
-) -> "np.ndarray":  # (10,)
+    returns: Any,  # (e,) of a history
+) -> Any:  # (10,)
     "Mean return of each tenth of a history (of each episode, if there are fewer than ten); NaN where no reward is known."
     import numpy as np
     known = lambda x: x[~np.isnan(x)]
     return np.array([known(part).mean() if len(known(part)) else np.nan for part in np.array_split(returns, min(10, len(returns)))])
 
 def curve(
-    store: "Store",  # with any number of histories
+    store: Any,  # with any number of histories
     most: int = 256,  # at most so many of them are read
-) -> tuple["np.ndarray", int]:
+) -> tuple[Any, int]:
     "Learning curve in tenths, mean over (at most so many) histories, and their number."
     import numpy as np
     if not len(store): return np.array([]), 0
@@ -84,7 +79,7 @@ def _ending(e): return " and ".join(k for k in ("terminated", "truncated") if ge
 
 # %% ../nbs/47_show.ipynb #35c16fd8
 def plot_store(
-    store: "Store",  # to draw
+    store: Any,  # to draw
     number: int | None,  # of a history; None: the whole store
     file: str | Path,  # png, svg or pdf
 ) -> None:
@@ -123,13 +118,13 @@ def _draw_history(ax, store, number):
 def _bytes(path): return sum(p.stat().st_size for p in Path(path).iterdir() if p.is_file())
 
 def store_summary(
-    store: "Store",  # to count
+    store: Any,  # to count
 ) -> dict[str, int]:
     "How much a store holds."
     return {"histories": len(store), "episodes": int(store.episode_offset[-1]), "transitions": store.n_transitions, "bytes": _bytes(store.path)}
 
 def show_store(
-    store: "Store",  # to describe
+    store: Any,  # to describe
     as_json: bool,  # for programs
 ) -> None:
     "Print what a store holds and how its agents learn."
@@ -138,14 +133,14 @@ def show_store(
     report(s, as_json, f"{store!r}\n  {'returns':<14}" + (f"{sparkline(mean)}\n{'':<16}(mean by tenth of a history, {n} histories)" if n else "no history is complete yet"))
 
 def chosen(
-    h: "History",  # one of the store's
+    h: Any,  # one of the store's
     episodes: str | None,  # what was typed
-) -> list[tuple[int, "Trajectory"]]:
+) -> list[tuple[int, Any]]:
     "Number and trajectory of the episodes that were asked for."
     return [(i, h[i]) for i in chosen_episodes(episodes, len(h))]
 
 def show_history(
-    store: "Store",  # that holds it
+    store: Any,  # that holds it
     number: int,  # of the history
     episodes: str | None,  # what was typed
     as_json: bool,  # for programs
@@ -164,7 +159,7 @@ def _show_episode(i, e): click.echo("\n".join([f"\nepisode {i}: {len(e)} transit
 
 def show_parsed(
     about: dict[str, str],  # path, task and serializer
-    found: "list[Trajectory]",  # what was read
+    found: Any,  # what was read
     episodes: str | None,  # which of them to print; None: none
     as_json: bool,  # for programs
 ) -> None:

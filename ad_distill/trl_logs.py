@@ -10,15 +10,12 @@ import functools, re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
 from .rollout_logs import CutOff, Problems, Reader, Rollout, Run, log_folders, register_reader
 from .trajectory import UserError, nearest
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
 
 # %% ../nbs/16b_trl_logs.ipynb #ad9a50a6
 @register_reader("trl")
@@ -28,7 +25,7 @@ class TRL(Reader):
     columns: str = ""  # reward columns that make the score, with commas between them; empty: all
     weights: str = ""  # their weights (TRL's `reward_weights`), with commas between them; empty: 1 each
 
-    def runs(self, path: str | Path, tokenizer: "PreTrainedTokenizerFast | None" = None, problems: Problems | None = None) -> Iterator[Run]:
+    def runs(self, path: str | Path, tokenizer: Any = None, problems: Problems | None = None) -> Iterator[Run]:
         problems = problems or Problems()
         path = Path(path) if Path(path).exists() else _from_hub(str(path))
         groups = {"log": r"completions_(\d+)\.parquet", "data set": r"\D*(\d+)(?:-of-\d+)?\.parquet"}

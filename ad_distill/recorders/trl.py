@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from inspect import iscoroutinefunction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -26,13 +26,9 @@ from ..tasks.stories import MAX_TOKENS
 from ..tasks.story import StoryTask
 from ..trajectory import History, Spaces, UserError
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-    from trl import GRPOTrainer
-
 # %% ../../nbs/18_recorders_trl.ipynb #4b06733e
 def completion_logprobs(
-    model: "PreTrainedModel",  # the policy, any causal LM; left in the mode in which it came
+    model: Any,  # the policy, any causal LM; left in the mode in which it came
     prompts: list[list[int]],  # token ids
     completions: list[list[int]],  # token ids, at least one each
     temperature: float = 1.0,  # at which was sampled
@@ -140,7 +136,7 @@ class RolloutRecorder:
 
     @contextmanager
     def record(self,
-        trainer: "GRPOTrainer",  # or `RLOOTrainer`, whose reward functions come from `listen`
+        trainer: Any,  # or `RLOOTrainer`, whose reward functions come from `listen`
         path: str | Path | None = None,  # store that the history is added to in the end, together with the tokenizer
         **about: Any,  # for `history`
     ) -> Iterator["RolloutRecorder"]:
@@ -162,7 +158,7 @@ class RolloutRecorder:
 
 # %% ../../nbs/18_recorders_trl.ipynb #e3436b4d
 def prompt_tokens(
-    trainer: "GRPOTrainer",  # that has tokenized them in the same way
+    trainer: Any,  # that has tokenized them in the same way
     prompts: list,  # texts, or lists of messages
 ) -> list[list[int]]:
     "Prompts as the trainer showed them to its model."
@@ -172,7 +168,7 @@ def prompt_tokens(
                                                                chat_template=getattr(trainer, "chat_template", None), **getattr(trainer, "chat_template_kwargs", {}))["input_ids"]]
 
 def end_tokens(
-    trainer: "GRPOTrainer",  # whose model and tokenizer say which
+    trainer: Any,  # whose model and tokenizer say which
 ) -> set[int]:
     "Tokens that end a completion."
     config = getattr(trainer.model, "generation_config", None)
@@ -180,13 +176,13 @@ def end_tokens(
     return {e for e in (*(ends if isinstance(ends, (list, tuple)) else [ends]), trainer.processing_class.eos_token_id) if e is not None}
 
 def vocabulary_size(
-    trainer: "GRPOTrainer",  # whose model may have more outputs than its tokenizer has tokens
+    trainer: Any,  # whose model may have more outputs than its tokenizer has tokens
 ) -> int:
     "How many tokens the policy chooses from."
     return max(len(trainer.processing_class), getattr(trainer.model.config, "vocab_size", 0))
 
 def trainer_id(
-    trainer: "GRPOTrainer",
+    trainer: Any,
 ) -> dict:  # {"name", "params"}
     "A trainer and those of its settings that shape a history."
     names = ("learning_rate", "lr_scheduler_type", "beta", "temperature", "top_p", "top_k", "num_generations", "num_iterations", "loss_type", "scale_rewards", "max_completion_length",

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from string import printable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -25,11 +25,6 @@ from ..store import Store, StoreWriter
 from .core import TASKS, StreamDraws, Task, make_task, register_task
 from .stories import STORY_PROMPTS
 from ..trajectory import History, Spaces, Trajectory, UserError, nearest
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
-
-    from ad_distill.dataset import TrajectoryDataset
 
 # %% ../../nbs/14_tasks_rlhf.ipynb #f7476168
 TEXT = Text(4096, min_length=0, charset=frozenset(printable))  # any text; its characters are not limited to these
@@ -136,14 +131,14 @@ def _text_history(history, decode):
 
 def text_history(
     history: History,  # in token form
-    tokenizer: "PreTrainedTokenizerFast",  # that its tokens are of
+    tokenizer: Any,  # that its tokens are of
 ) -> History:  # one transition a rollout
     "The same rollouts as text."
     return _text_history(history, _Decoder(tokenizer))
 
 # %% ../../nbs/14_tasks_rlhf.ipynb #bed10229
 def save_tokenizer(
-    tokenizer: "PreTrainedTokenizerFast",  # of the store's tokens
+    tokenizer: Any,  # of the store's tokens
     path: str | Path,  # directory of the store
 ) -> None:
     "Keep a tokenizer beside a store, as `<path>/tokenizer`; a reader sees all of it or nothing."
@@ -160,7 +155,7 @@ def _put_in_place(temporary, final):
 
 def store_tokenizer(
     store: Store,  # in token form
-) -> "PreTrainedTokenizerFast":
+) -> Any:
     "The tokenizer beside a store. A task that has a `tokenizer` of its own needs none there."
     from transformers import AutoTokenizer
     folder = Path(store.path) / "tokenizer"
@@ -198,7 +193,7 @@ def text_store(
 # %% ../../nbs/14_tasks_rlhf.ipynb #cbd9c1ca
 def token_store(
     store: Store,  # in text form
-    tokenizer: "PreTrainedTokenizerFast",  # cuts the text into tokens
+    tokenizer: Any,  # cuts the text into tokens
     path: str | Path,  # directory of the new store
 ) -> Store:
     "The token form of a text store. A completion that was not cut off ends with the tokenizer's end token, if it has one."
@@ -298,7 +293,7 @@ def rollout_dataset(
     store: Store,  # in either form
     format: str,  # "rl" for tokens as numbers, "language" for text
     **kwargs,  # see `ad_distill.dataset.TrajectoryDataset`
-) -> "TrajectoryDataset":
+) -> Any:
     "Windows of rollouts, in the form of the store that the format needs."
     task.check_store(store)
     if format == "rl" and is_text_form(store.spaces): raise UserError(f"the store {store.path} holds text, and format 'rl' needs tokens: make its token form with ad_distill.tasks.rlhf.token_store")
@@ -344,7 +339,7 @@ class TextRLHF(Task):
     def describe(self, instance: int) -> dict[str, Any]:
         first, stop = prompt_ranges(self, [instance], len(self._texts))[0]
         return {"reward": self.reward, "prompts": int(stop - first)}
-    def dataset(self, store: Store, format: str = "rl", **kwargs: Any) -> "TrajectoryDataset": return rollout_dataset(self, store, format, **kwargs)
+    def dataset(self, store: Store, format: str = "rl", **kwargs: Any) -> Any: return rollout_dataset(self, store, format, **kwargs)
     def make_env(self, instances: np.ndarray) -> TextVectorEnv: return TextVectorEnv(len(instances), self._texts, self._reward, prompt_ranges(self, instances, len(self._texts)))
     def random_return(self, instances: np.ndarray) -> np.ndarray: return np.zeros(len(instances))
     def best_return(self, instances: np.ndarray) -> np.ndarray: return np.ones(len(instances))

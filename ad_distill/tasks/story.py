@@ -9,7 +9,7 @@ __all__ = ['StoryTokenEnv', 'StoryEnv', 'StoryTask', 'StoryText', 'story_tokeniz
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -18,11 +18,6 @@ from ..store import Store
 from .core import StreamDraws, Task, make_task, register_task
 from .rlhf import TextVectorEnv, prompt_ranges, prompt_split, rollout_dataset, text_spaces, token_spaces
 from .stories import EOS, MAX_TOKENS, PAD, PROMPT_LENGTH, STORY_PROMPTS, VOCABULARY, WORD_ID, StoryRewards, completion_ids, prompt_ids
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
-
-    from ad_distill.dataset import TrajectoryDataset
 
 # %% ../../nbs/15_story_task.ipynb #478ab8b4
 class StoryTokenEnv(gym.vector.VectorEnv):
@@ -128,14 +123,14 @@ class StoryTask(Task):
     def view(self, format: str) -> "StoryTask":
         super().view(format)
         return (StoryText if format == "language" else StoryTask)(**self.params)
-    def dataset(self, store: Store, format: str = "rl", **kwargs: Any) -> "TrajectoryDataset": return rollout_dataset(self, store, format, **kwargs)
+    def dataset(self, store: Store, format: str = "rl", **kwargs: Any) -> Any: return rollout_dataset(self, store, format, **kwargs)
     def describe(self, instance: int) -> dict[str, Any]: return self.rewards.describe(int(instance))
     def random_return(self, instances: np.ndarray) -> np.ndarray: return self.rewards.bounds[np.asarray(instances), 0]
     def best_return(self, instances: np.ndarray) -> np.ndarray: return self.rewards.bounds[np.asarray(instances), 1]
     def make_env(self, instances: np.ndarray) -> gym.vector.VectorEnv:
         return StoryTokenEnv(len(instances), np.asarray(instances), self.rewards, self.prompts, prompt_ranges(self, instances, len(self.prompts)))
 
-    def tokenizer(self) -> "PreTrainedTokenizerFast":
+    def tokenizer(self) -> Any:
         "Words as tokens; text and tokens of a story determine each other."
         return story_tokenizer()
 
@@ -146,7 +141,7 @@ class StoryText(StoryTask):
         functions, prompts = np.asarray(instances), prompt_split(self, len(STORY_PROMPTS))[0]
         return TextVectorEnv(len(functions), [STORY_PROMPTS[i] for i in prompts], lambda _, texts: self.rewards(functions, completion_ids(texts)), prompt_ranges(self, functions, len(prompts)))
 
-def story_tokenizer() -> "PreTrainedTokenizerFast":
+def story_tokenizer() -> Any:
     "The word-level tokenizer of the stories."
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
