@@ -66,12 +66,12 @@ def _readers(as_json):
     """
     list_registered("reader", as_json)
 
-# %% ../nbs/50_cli.ipynb #5dc32192
+# %% ../nbs/50_cli.ipynb #12dac32b
 def _examples():
     "A few transitions of a dark room in every form."
     import numpy as np
     from ad_distill.serialize import SERIALIZERS, make_serializer
-    from ad_distill.tasks.core import make_from
+    from ad_distill.registry import make_from
     from ad_distill.trajectory import Trajectory
     spaces = make_from("task", registered("task"), "dark_room", {}).spaces
     episode = Trajectory(state=np.array([[4, 4], [4, 5]]), action=np.array([2, 1]), reward=np.array([0., 1.]), logprob=np.array([-.3, -.1]), terminated=np.array([False, False]), truncated=np.array([False, True]), spaces=spaces)
@@ -243,7 +243,7 @@ def _parse(file, serializer, writes, task, params, episodes, as_json):
     found = serializer_of(serializer, task.spaces, writes).parse_file(file)
     show_parsed({"path": file, "task": task.name, "serializer": serializer}, found, episodes, as_json)
 
-# %% ../nbs/50_cli.ipynb #977951cc
+# %% ../nbs/50_cli.ipynb #7996d49c
 def _online(task):
     "What `-s evaluate_every N` runs: the score on a few held-out instances."
     from ad_distill.evaluate import evaluate, summarize
@@ -260,11 +260,12 @@ def _checked_training(training):
 
 def _task_of(made_from, where):
     "The task that a store or a model says it was made from."
-    from ad_distill.tasks.core import make_from
+    from ad_distill.tasks.core import make_task
     from ad_distill.trajectory import UserError
     try: name, params = made_from["task"]["name"], made_from["task"]["params"]
     except (KeyError, TypeError): raise UserError(f"{where} does not say which task it was made from") from None
-    return make_from("task", registered("task"), name, params)
+    registered("task")  # all that there are
+    return make_task(name, **params)
 
 @main.command("train")
 @click.argument("store", metavar="DIR", type=click.Path())

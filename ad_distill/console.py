@@ -160,7 +160,7 @@ def pairs_option(
     "An option `NAME VALUE` that may be repeated."
     return click.option(*names, nargs=2, multiple=True, metavar="NAME VALUE", help=f"{what}; may be repeated.")
 
-# %% ../nbs/45_console.ipynb #c050de82
+# %% ../nbs/45_console.ipynb #bf837158
 MODULES = {"task": ("ad_distill.tasks.core", ["ad_distill.tasks.grid", "ad_distill.tasks.rlhf", "ad_distill.tasks.story", "ad_distill.import_logs"]),
            "source": ("ad_distill.sources", ["ad_distill.rloo", "ad_distill.recorders.trl"]),
            "reader": ("ad_distill.rollout_logs", ["ad_distill.trl_logs"])}
@@ -186,9 +186,9 @@ def make(
     pairs: Sequence[tuple[str, str]] = (),  # (parameter, value), as typed
 ) -> Any:
     "A task, a source or a reader from what was typed."
-    from ad_distill.tasks.core import make_from
-    known = registered(kind)
-    return make_from(kind, known, name, values(pairs, defaults_of(known[name]) if name in known else {}))
+    from ad_distill.registry import make_from
+    known, (name, colon, rest) = registered(kind), name.partition(":")
+    return make_from(kind, known, name, values(pairs, defaults_of(known[name]) if name in known else {}) | ({"id": rest} if colon else {}))
 
 def list_registered(
     kind: str,  # "task", "source" or "reader"

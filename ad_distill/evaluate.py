@@ -6,7 +6,7 @@
 __all__ = ['COLUMNS', 'FEEDBACK', 'ModelAgent', 'load_model', 'Watched', 'pick_instances', 'play', 'evaluate', 'OnlineScore',
            'baselines', 'learning_curve', 'iqm', 'interval', 'by_history', 'curves', 'episodes_to', 'summarize', 'gain']
 
-# %% ../nbs/41_evaluate.ipynb #a7528565
+# %% ../nbs/41_evaluate.ipynb #13aa831b
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,8 @@ import torch
 from scipy import stats
 from tqdm import tqdm
 
-from .models.lm import LMAgent, LMModel
+from .models.lm import LMModel
+from .models.lm_agent import LMAgent
 from .models.rl import Cache, RLModel
 from .sources import Source
 from .tasks.core import Agent, RandomAgent, Split, StreamDraws, Task, check_same_task, rollout, stream_seeds, task_id

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PROMPTS_ROOM', 'RolloutLog', 'StreamedWriter', 'open_tokenizer', 'tokenizer_beside', 'import_log']
 
-# %% ../nbs/19_import_logs.ipynb #429c41ba
+# %% ../nbs/19_import_logs.ipynb #feeeb3b7
 import json, math, mmap, os, shutil, zlib
 from array import array
 from collections import Counter
@@ -235,12 +235,14 @@ class StreamedWriter(StoreWriter):
             del data
         return found
 
-# %% ../nbs/19_import_logs.ipynb #8c663227
+# %% ../nbs/19_import_logs.ipynb #43cac0c3
 def open_tokenizer(
     path: str | Path,  # folder, or name on the hub
 ) -> Any:
     "A tokenizer; `UserError` if there is none."
     from transformers import AutoTokenizer
+    from ad_distill.tokenizers import check_folder
+    check_folder(path, "tokenizer")
     try: return AutoTokenizer.from_pretrained(str(path))
     except Exception as e: raise UserError(f"--tokenizer {path}: no tokenizer can be read there ({(str(e).strip() or repr(e)).splitlines()[0][:160]})") from e
 
@@ -364,7 +366,7 @@ def _task(runs, prompts, tokenizer, reader, reward, out):
         return RolloutLog(prompts=kept, reward=reward or "", reader=reader.name), [" ".join(t.split()) for t in texts]
     return RolloutLog(prompts=kept if texts else "", reward=reward or "", reader=reader.name), None
 
-# %% ../nbs/19_import_logs.ipynb #050a6b0f
+# %% ../nbs/19_import_logs.ipynb #e04c844f
 def import_log(
     reader: Reader | str,  # or its registered name
     path: str | Path,  # of the log

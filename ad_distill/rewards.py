@@ -5,26 +5,23 @@
 # %% auto #0
 __all__ = ['RewardFunction', 'REWARDS', 'register_reward', 'length_reward', 'vader_reward', 'make_reward', 'checked_reward']
 
-# %% ../nbs/13c_rewards.ipynb #9d4cdc5b
+# %% ../nbs/13c_rewards.ipynb #2d191c9e
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from .registry import register_in
 from .trajectory import UserError, nearest
 
-# %% ../nbs/13c_rewards.ipynb #d4236134
+# %% ../nbs/13c_rewards.ipynb #b18aa008
 RewardFunction = Callable[[list[str], list[str]], Sequence[float]]  # prompts, completions -> a number each
 REWARDS: dict[str, RewardFunction] = {}  # registered reward functions by name
 
 def register_reward(
     name: str,  # as typed on the command line
 ) -> Callable:
-    "Decorator that registers a reward function under `name`; a name can be taken once (running a definition again is no second one)."
-    def register(f):
-        if name in REWARDS and REWARDS[name].__qualname__ != f.__qualname__: raise ValueError(f"a reward named {name!r} is registered already: {REWARDS[name]}")
-        REWARDS[name] = f
-        return f
-    return register
+    "Decorator that registers a reward function under `name`."
+    return register_in(REWARDS, "reward", name)
 
 @register_reward("length")
 def length_reward(prompts: list[str], completions: list[str]) -> list[float]:

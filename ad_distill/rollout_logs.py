@@ -6,7 +6,7 @@
 __all__ = ['READERS', 'WHOLE', 'PIECE', 'Rollout', 'Problems', 'Run', 'Reader', 'register_reader', 'make_reader', 'log_folders',
            'CutOff', 'TrlX']
 
-# %% ../nbs/15_rollout_logs.ipynb #a082844a
+# %% ../nbs/15_rollout_logs.ipynb #3bac11b4
 import functools, json, math, re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from .registry import make_from, register_in
 from .trajectory import UserError
 
 # %% ../nbs/15_rollout_logs.ipynb #a7e1cc38
@@ -76,7 +77,7 @@ class Problems:
         "Say something once."
         if line not in self.notes: self.notes.append(line)
 
-# %% ../nbs/15_rollout_logs.ipynb #0d342f40
+# %% ../nbs/15_rollout_logs.ipynb #3bca5211
 @dataclass(frozen=True)
 class Run:
     "One run of a trainer."
@@ -112,19 +113,14 @@ class Reader:
 def register_reader(
     name: str,  # as typed on the command line
 ) -> Callable:
-    "Class decorator that registers a `Reader` under `name`; a name can be taken once (running a definition again is no second reader)."
-    def register(cls):
-        if name in READERS and READERS[name].__qualname__ != cls.__qualname__: raise ValueError(f"a reader named {name!r} is registered already: {READERS[name]}")
-        cls.name, READERS[name] = name, cls
-        return cls
-    return register
+    "Class decorator that registers a `Reader` under `name`."
+    return register_in(READERS, "reader", name)
 
 def make_reader(
     name: str,  # a registered name, see `READERS`
     **settings,  # of the reader; the rest keep their defaults
 ) -> Reader:
     "A reader by its registered name; `UserError` for an unknown name or setting."
-    from ad_distill.tasks.core import make_from
     return make_from("reader", READERS, name, settings)
 
 # %% ../nbs/15_rollout_logs.ipynb #1d8015b2
@@ -342,7 +338,7 @@ def _known(file, d, form):
     if missing := [k for k in _HEAD[:2] if type(d.get(k)) is not int]: raise CutOff(f"it does not say {' and '.join(missing)}", 0)
     return tuple(d.get(k, -1 if k in _HEAD[3:] else None) for k in _HEAD), d["rollouts"]
 
-# %% ../nbs/15_rollout_logs.ipynb #9ab482b3
+# %% ../nbs/15_rollout_logs.ipynb #e9b03367
 @register_reader("trlx")
 @dataclass(frozen=True)
 class TrlX(Reader):

@@ -6,7 +6,7 @@
 __all__ = ['SERIALIZERS', 'LATER', 'register_serializer', 'make_serializer', 'Plain', 'serializer_from_json', 'Coords', 'Compact',
            'Json', 'Bins', 'Prose', 'FIELDS', 'MOST', 'Codec', 'ParseError', 'Serializer', 'Spaces']
 
-# %% ../nbs/01_serialize.ipynb #b82efe7a
+# %% ../nbs/01_serialize.ipynb #cf1b7deb
 import json, math, re
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
@@ -18,21 +18,17 @@ from gymnasium.spaces import Text
 
 import ad_distill.acting  # noqa: F401 (gives serializers their methods)
 from .layout import FIELDS, MOST, Codec, ParseError, Serializer, _text_codec
+from .registry import register_in
 from .trajectory import Spaces, UserError, nearest
 
-# %% ../nbs/01_serialize.ipynb #94bc8bc4
+# %% ../nbs/01_serialize.ipynb #affc1d37
 SERIALIZERS = {}  # name -> class
 
 def register_serializer(
     name: str,  # under which `make_serializer` finds it
 ) -> Callable:  # decorator of a subclass of `Serializer`
     "Give a serializer a name."
-    def register(cls):
-        if name in SERIALIZERS: raise UserError(f"there is a serializer named {name!r} already; choose another name")
-        cls.name = name
-        SERIALIZERS[name] = cls
-        return cls
-    return register
+    return register_in(SERIALIZERS, "serializer", name)
 
 def _typed(text):
     "The value that was typed: true, false, none, a number, or else text."

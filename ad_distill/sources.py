@@ -6,7 +6,7 @@
 __all__ = ['SOURCES', 'WIDTH', 'ROOM', 'Source', 'register_source', 'make_source', 'choose', 'UCB', 'Thompson', 'QLearning',
            'Noise', 'Random', 'follow_parent', 'generate']
 
-# %% ../nbs/12_sources.ipynb #2d2a95de
+# %% ../nbs/12_sources.ipynb #80544b9b
 import os, signal, threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -20,11 +20,12 @@ import gymnasium as gym
 import numpy as np
 from tqdm import tqdm
 
+from .registry import make_from, register_in
 from .store import Store, StoreWriter
-from .tasks.core import Agent, RandomAgent, Split, StreamDraws, Task, make_from, n_states, rollout, state_index, stream_seeds, task_id
+from .tasks.core import Agent, RandomAgent, Split, StreamDraws, Task, n_states, rollout, state_index, stream_seeds, task_id
 from .trajectory import History, UserError
 
-# %% ../nbs/12_sources.ipynb #87282613
+# %% ../nbs/12_sources.ipynb #167694d1
 SOURCES: dict[str, type["Source"]] = {}  # every registered source by its name
 
 @dataclass(frozen=True)
@@ -63,12 +64,8 @@ class Source:
 def register_source(
     name: str,  # as typed on the command line
 ) -> Callable:
-    "Class decorator that registers a `Source` under `name`; a name can be taken once (running a definition again is no second source)."
-    def register(cls):
-        if name in SOURCES and SOURCES[name].__qualname__ != cls.__qualname__: raise ValueError(f"a source named {name!r} is registered already: {SOURCES[name]}")
-        cls.name, SOURCES[name] = name, cls
-        return cls
-    return register
+    "Class decorator that registers a `Source` under `name`."
+    return register_in(SOURCES, "source", name)
 
 def make_source(
     name: str,  # a registered name, see `SOURCES`

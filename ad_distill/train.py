@@ -6,7 +6,7 @@
 __all__ = ['LM_SETTINGS', 'MuonAdamW', 'hidden_matrices', 'DistillArguments', 'DistillTrainer', 'reward_accuracy', 'text_metrics',
            'train', 'distill']
 
-# %% ../nbs/40_train.ipynb #8e56ade0
+# %% ../nbs/40_train.ipynb #f08ed6c9
 import json
 import math
 import os
@@ -25,7 +25,8 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from transformers.trainer_utils import get_last_checkpoint
 
 from .dataset import TrajectoryDataset, Windows, collate
-from .models.lm import LMAgent, LMModel, LMSettings, pretrained_lm, small_lm
+from .models.lm import LMModel, LMSettings, pretrained_lm, small_lm
+from .models.lm_agent import LMAgent
 from .models.rl import RLConfig, RLModel
 from .serialize import FIELDS, Serializer
 from .store import Store

@@ -8,7 +8,9 @@ from conftest import NBS, run
 from gymnasium.spaces import Box, Discrete, MultiDiscrete, Text
 from test_serialize_laws import draw_episode
 
-from ad_distill.models.lm import Context, LMAgent, LMModel, LMSettings, small_lm
+from ad_distill.models.lm import LMModel, LMSettings, small_lm
+from ad_distill.models.lm_agent import LMAgent
+from ad_distill.models.lm_context import Context
 from ad_distill.serialize import make_serializer
 from ad_distill.tokenizers import build_tokenizer
 from ad_distill.trajectory import Spaces, Trajectory
