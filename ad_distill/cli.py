@@ -18,7 +18,7 @@ from .console import (FAMILIES, Commands, check_serializer, count, interruptible
 from .run_experiment import execute, experiment_values, experiments, find_experiment, list_experiments, made_since, output_path, parameters_of
 from .show import chosen, plot_store, show_history, show_parsed, show_store, store_summary
 
-# %% ../nbs/50_cli.ipynb #b1019536
+# %% ../nbs/50_cli.ipynb #e8f8119d
 @click.group("ad_distill", cls=Commands, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(__version__, prog_name="ad_distill")
 @click.pass_context
@@ -26,8 +26,18 @@ def main(ctx: click.Context) -> None:
     """Distill the learning histories of RL algorithms into transformers that learn in context.
 
     \b
-    tasks, sources, serializers, readers, settings -> generate or import -> show -> train -> evaluate
-    run does all of it: ad_distill run exp_darkroom
+    From a task to a picture, in this order:
+      ad_distill tasks                                                   what there is to learn
+      ad_distill sources                                                 who learns it
+      ad_distill generate dark_room --out runs/room                      learning histories (import: from logs of RLHF)
+      ad_distill show runs/room --plot runs/room.png                     do they improve?
+      ad_distill train runs/room --model rl --out runs/model             a model of them (--model lm: of their text)
+      ad_distill evaluate runs/model --out runs/scores.csv               frozen, on instances that were held out
+      ad_distill run exp_sentiment                                       all of it, with tables and a picture
+
+    \b
+    Completion in bash (zsh_source, fish_source: the others):
+      eval "$(_AD_DISTILL_COMPLETE=bash_source ad_distill)"
     """
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # where there is no network, it would tell of each attempt
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # for small models threads cost more than they give, forty times more on a busy machine
@@ -100,12 +110,12 @@ def _settings(model, as_json):
     """
     list_settings(model, as_json)
 
-# %% ../nbs/50_cli.ipynb #b8de6dba
+# %% ../nbs/50_cli.ipynb #db347ff6
 def _choose_source(task, name, pairs):
     "The source asked for, or else the first that can learn the task."
     if name is not None: return make("source", name, pairs)
     from ad_distill.trajectory import UserError
-    for name, cls in sorted(registered("source").items(), key=lambda kv: ["thompson", "q_learning", "rloo", kv[0]].index(kv[0])):
+    for name, cls in sorted(registered("source").items(), key=lambda kv: ["thompson", "q_learning", "rloo", "ppo", kv[0]].index(kv[0])):
         try: cls().check(task)
         except UserError: continue
         click.echo(f"source: {name} (--source takes another)", err=True)
@@ -120,12 +130,13 @@ def _choose_source(task, name, pairs):
 @seed_option
 @out_option
 @click.option("--workers", type=count, default=1, show_default=True, metavar="N", help="Processes.")
+@click.option("--ray", metavar="ADDRESS", help="Work on a Ray cluster instead: HOST:PORT of its head, auto, or local (one of --workers CPUs on this machine).")
 @pairs_option("-p", "params", what="Parameter of the task")
 @pairs_option("-s", "settings", what="Setting of the source")
 @click.option("--split", type=click.Choice(["train", "held_out"]), default="train", show_default=True, help="Which instances of the task are learnt.")
 @quiet_option
 @json_option
-def _generate(task, source, histories, episodes, seed, out, workers, params, settings, split, quiet, as_json):
+def _generate(task, source, histories, episodes, seed, out, workers, ray, params, settings, split, quiet, as_json):
     """Let a source learn TASK many times, and store the learning histories.
 
     Interrupted? The same command goes on. A store that holds other histories is left alone.
@@ -140,17 +151,32 @@ def _generate(task, source, histories, episodes, seed, out, workers, params, set
     replace(task).make_env(task.instances(split)[:1])  # what is wrong with prompts or reward shows before a store is begun
     start = time.perf_counter()
     with interruptible("the histories that are complete are kept, and running the same command again goes on from there"):
-        store = generate(task, source, out, histories, episodes, seed, split, workers, wants_bar(quiet))
+        store = generate(task, source, out, histories, episodes, seed, split, workers, wants_bar(quiet), ray)
     s = {"task": task.name, "source": source.name, **store_summary(store), "seconds": round(time.perf_counter() - start, 3), "path": out}
     report(s, as_json, f"{out}: {s['histories']:,} histories, {s['episodes']:,} episodes, {s['transitions']:,} transitions, "
                         f"{s['bytes'] / 1e6:.1f} MB, {s['seconds']:.1f} s")
 
-# %% ../nbs/50_cli.ipynb #47028397
+# %% ../nbs/50_cli.ipynb #c8c79d74
 def _left_out(got):
     "What was left out, in words; empty if nothing was."
     files, rollouts = got["left_out"]["files"], got["left_out"]["rollouts"]
     parts = [f"{files} damaged file{'s' * (files != 1)}"] * (files > 0) + [f"at least {rollouts} rollout{'s' * (rollouts != 1)}"] * (rollouts > 0)
     return f"; left out: {', '.join(parts)}" if parts else ""
+
+def _import_exchange(kind, path, out, unfit, quiet, as_json):
+    "A dataset of Minari, or of episodes, as a store."
+    from ad_distill.trajectory import UserError
+    if unfit: raise UserError(f"{', '.join(unfit)}: for logs of RLHF trainers, not for {kind}")
+    start = time.perf_counter()
+    with interruptible("nothing was written"):
+        if kind == "minari":
+            from ad_distill.exchange import from_minari
+            store = from_minari(path, out, wants_bar(quiet))
+        else:
+            from ad_distill.hub import from_dataset
+            store = from_dataset(path, out)
+    s = {"reader": kind, "from": path, **store_summary(store), "seconds": round(time.perf_counter() - start, 3), "path": out}
+    report(s, as_json, f"{out}: {s['histories']:,} histories, {s['episodes']:,} episodes, {s['transitions']:,} transitions, {s['bytes'] / 1e6:.1f} MB, {s['seconds']:.1f} s")
 
 @main.command("import")
 @click.argument("reader")
@@ -171,7 +197,15 @@ def _import(reader, path, out, tokenizer, skip_bad, reward, settings, quiet, as_
     Example: ad_distill import trlx logs/trlx --tokenizer logs/tokenizer --out runs/trlx
              ad_distill import trlx logs/trlx --skip-bad --reward vader --out runs/trlx
              ad_distill import trl runs/grpo/completions -s columns accuracy,format -s weights 1,0.5 --out runs/trl
+
+    READER may also be minari (PATH: id or folder of a dataset) or datasets (PATH: what `export --to datasets` made; hub:USER/NAME for one on the hub).
+
+    \b
+    Example: ad_distill import minari cartpole/ppo-v0 --out runs/cartpole
     """
+    if reader in ("minari", "datasets"):
+        given = {"--tokenizer": tokenizer, "--skip-bad": skip_bad, "--reward": reward, "-s": settings}
+        return _import_exchange(reader, path, out, [k for k, v in given.items() if v], quiet, as_json)
     from ad_distill.import_logs import import_log
     reader, start = make("reader", reader, settings), time.perf_counter()
     with interruptible("nothing was written"): store, got = import_log(reader, path, out, tokenizer, skip_bad, reward, wants_bar(quiet))
@@ -180,6 +214,36 @@ def _import(reader, path, out, tokenizer, skip_bad, reward, settings, quiet, as_
         for line in [f"left out: {x}" for x in got["left_out"]["problems"]] + got["notes"]: click.echo(line, err=True)
         if got["tokenizer"] and not tokenizer: click.echo(f"tokenizer: {got['tokenizer']} (--tokenizer takes another)", err=True)
     report(s, as_json, f"{out}: {s['runs']:,} run{'s' * (s['runs'] != 1)}, {s['rollouts']:,} rollouts, {s['transitions']:,} transitions, {s['bytes'] / 1e6:.1f} MB, {s['seconds']:.1f} s{_left_out(got)}")
+
+# %% ../nbs/50_cli.ipynb #d42c0524
+@main.command("export")
+@click.argument("store", metavar="DIR", type=click.Path())
+@click.option("--to", "kind", type=click.Choice(["minari", "datasets"]), required=True, help="minari: episodes as offline RL keeps them. datasets: a table, one row an episode.")
+@click.option("--out", required=True, metavar="PATH_OR_ID", help="A new folder. For minari an id such as name-v0, too, which goes to Minari's own folder; for datasets also hub:USER/NAME.")
+@click.option("--format", "data_format", type=click.Choice(["hdf5", "arrow"]), default="hdf5", show_default=True, help="Of a Minari dataset.")
+@click.option("--public", is_flag=True, help="Everyone may see what goes to the hub.")
+@quiet_option
+@json_option
+def _export(store, kind, out, data_format, public, quiet, as_json):
+    """Write the store in DIR for other tools.
+
+    \b
+    Example: ad_distill export runs/dark_room --to minari --out dark_room/q_learning-v0
+             ad_distill export runs/dark_room --to datasets --out runs/table
+             ad_distill export runs/dark_room --to datasets --out hub:ada/dark_room
+    """
+    from ad_distill.store import Store
+    store, start, bar = Store.open(store), time.perf_counter(), wants_bar(quiet)
+    with interruptible("nothing was written"):
+        if kind == "minari":
+            from ad_distill.exchange import to_minari
+            where = str(to_minari(store, out, data_format, progress=bar).storage.data_path.parent)
+        else:
+            from ad_distill.hub import push_dataset, save_dataset
+            where = push_dataset(store, out[4:], private=not public) if out.startswith("hub:") else out
+            if where == out: save_dataset(store, out)
+    s = {"to": kind, "path": where, "histories": len(store), "episodes": len(store.episode_lengths), "transitions": store.n_transitions, "seconds": round(time.perf_counter() - start, 3)}
+    report(s, as_json, f"{where}: {s['episodes']:,} episodes, {s['transitions']:,} transitions, {s['seconds']:.1f} s")
 
 # %% ../nbs/50_cli.ipynb #94f3309c
 def _as_text(store):
@@ -362,7 +426,7 @@ def _evaluate(model, task, params, serializer, writes, feedback, episodes, insta
     report(got, as_json, f"{out}: score {got['first_score']:.2f} in the first episode, {got['score_iqm']:.2f} ({low:.2f} to {high:.2f}) in the last {min(10, episodes)}, "
                           f"{f'80 % of the optimum after {to_80} episodes' if to_80 else 'never at 80 % of the optimum'}, {', '.join([*known, ''])}{got['seconds']:.1f} s")
 
-# %% ../nbs/50_cli.ipynb #8415e552
+# %% ../nbs/50_cli.ipynb #a14a0a78
 @main.command("run")
 @click.argument("experiment", required=False)
 @pairs_option("-p", "params", what="Parameter of the experiment")
@@ -375,7 +439,8 @@ def _run(experiment, params, out, only_list, as_json):
     Its results go beside the executed notebook: FILE with .json, and pictures.
 
     \b
-    Example: ad_distill run exp_darkroom -p scale smoke --out runs/try.ipynb
+    Example: ad_distill run exp_sentiment
+             ad_distill run exp_darkroom -p model rl -p scale smoke --out runs/try.ipynb
              ad_distill run --list
     """
     if only_list: return list_experiments(as_json)

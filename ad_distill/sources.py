@@ -6,10 +6,11 @@
 __all__ = ['SOURCES', 'WIDTH', 'ROOM', 'Source', 'register_source', 'make_source', 'choose', 'UCB', 'Thompson', 'QLearning',
            'Noise', 'Random', 'follow_parent', 'generate']
 
-# %% ../nbs/12_sources.ipynb #80544b9b
+# %% ../nbs/12_sources.ipynb #eebc5771
 import os, signal, threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import wait
@@ -254,7 +255,7 @@ class Random(Source):
     "Uniformly random actions: what a score of 0 means, and the control for sources that learn."
     def agent(self, task: Task, instances: np.ndarray, seeds: np.ndarray, n_episodes: int) -> Agent: return RandomAgent(task.spaces, seeds)
 
-# %% ../nbs/12_sources.ipynb #a720f1cc
+# %% ../nbs/12_sources.ipynb #85559634
 WIDTH = 1024  # at most so many streams learn side by side in one process
 ROOM = 2 ** 24  # at most so many transitions are held in memory at a time
 
@@ -267,6 +268,15 @@ def follow_parent() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     def watch(): wait([parent_process().sentinel]); os._exit(1)
     threading.Thread(target=watch, daemon=True).start()
+
+def _ray_pool(address, workers):
+    from ad_distill.ray_workers import RayPool
+    return RayPool(address, workers)
+
+def _shut(stack, pool):
+    "Close `pool` with the stack; after an error nothing more is begun."
+    stack.push(lambda error, *_: pool.shutdown(wait=error is None, cancel_futures=error is not None))
+    return pool
 
 def _check_counts(**counts):
     for name, n in counts.items():
@@ -282,29 +292,32 @@ def generate(
     split: Split = "train",  # which instances are learnt
     workers: int = 1,  # processes
     progress: bool = False,  # show a progress bar, in episodes
+    ray: str | None = None,  # address of a Ray cluster that does the work: HOST:PORT, "auto", or "local" for one of `workers` CPUs on this machine
 ) -> Store:  # the finished store
     "Let a source learn a task `n_histories` times, and store the histories. Run it again after an interruption: it goes on."
     _check_counts(n_histories=n_histories, n_episodes=n_episodes, workers=workers)
     source.check(task)
     info = {"task": task_id(task), "source": {"name": source.name, "params": asdict(source)}, "n_episodes": n_episodes, "seed": seed, "split": split}
-    width = max(1, min(source.width or WIDTH, ROOM // (n_episodes * task.horizon), -(-n_histories // workers)))
-    with StoreWriter(path, task.spaces, info) as writer, tqdm(total=n_histories * n_episodes, unit=" episodes", unit_scale=True, desc=f"{source.name} learns {task.name}", disable=not progress) as bar:
+    with ExitStack() as stack:
+        pool = None if ray is None else _shut(stack, _ray_pool(ray, workers))  # a cluster that does not answer shows before a store is begun
+        workers = workers if pool is None else pool.workers
+        width = max(1, min(source.width or WIDTH, ROOM // (n_episodes * task.horizon), -(-n_histories // workers)))
+        writer = stack.enter_context(StoreWriter(path, task.spaces, info))
+        bar = stack.enter_context(tqdm(total=n_histories * n_episodes, unit=" episodes", unit_scale=True, desc=f"{source.name} learns {task.name}", disable=not progress))
         missing = [i for i in range(n_histories) if not writer.has(i)]
         bar.update((n_histories - len(missing)) * n_episodes)
         batches = [np.array(missing[i:i + width]) for i in range(0, len(missing), width)]
         def store(numbers, histories):
             for i, h in zip(numbers, histories): writer.put(int(i), h)
-        if workers == 1 or len(batches) < 2:
+        if pool is None and (workers == 1 or len(batches) < 2):
             for numbers in batches:
                 seen = bar.n
                 def on_episode(e): bar.update(seen + e * len(numbers) - bar.n)
                 store(numbers, _learn(task, source, split, seed, n_episodes, numbers, on_episode))
         else:
-            with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=follow_parent) as pool:
-                jobs = {pool.submit(_learn, task, source, split, seed, n_episodes, numbers): numbers for numbers in batches}
-                try:
-                    for job in as_completed(jobs):
-                        store(jobs[job], job.result())
-                        bar.update(len(jobs.pop(job)) * n_episodes)
-                except BaseException: pool.shutdown(wait=False, cancel_futures=True); raise
+            if pool is None: pool = _shut(stack, ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=follow_parent))
+            jobs = {pool.submit(_learn, task, source, split, seed, n_episodes, numbers): numbers for numbers in batches}
+            for job in as_completed(jobs):
+                store(jobs[job], job.result())
+                bar.update(len(jobs.pop(job)) * n_episodes)
     return Store.open(path)
