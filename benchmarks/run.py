@@ -18,13 +18,15 @@ from acting import act_text_vs_recompute, act_vs_recompute
 from generate import generate_vs_sync_vector_env
 from harness import about, load
 from memory import store_memory
+from recording import recording_vs_bare_training, two_workers_vs_one
 from rollout_logs import import_logs_vs_orjson, read_logs_vs_orjson
 from serialize import parse_vs_json, serialize_vs_json
 from training import train_step_vs_bare_loop
 from windows import windows_vs_memmap, windows_vs_memmap_tensors
 
 BENCHMARKS = {f.__name__: f for f in (generate_vs_sync_vector_env, windows_vs_memmap, windows_vs_memmap_tensors, train_step_vs_bare_loop,
-                                      act_vs_recompute, act_text_vs_recompute, serialize_vs_json, parse_vs_json, store_memory, read_logs_vs_orjson, import_logs_vs_orjson)}
+                                      act_vs_recompute, act_text_vs_recompute, serialize_vs_json, parse_vs_json, store_memory, read_logs_vs_orjson, import_logs_vs_orjson,
+                                      recording_vs_bare_training, two_workers_vs_one)}
 
 
 def number(x): return f"{x:,.2f}" if x < 100 else f"{x:,.0f}"
