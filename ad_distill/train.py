@@ -254,13 +254,19 @@ def train(
                         f"what was saved is in {args.output_dir}, and the same call with resume goes on from there") from e
     return trainer.state.log_history
 
-# %% ../nbs/40_train.ipynb #03dd27d4
+# %% ../nbs/40_train.ipynb #268e5243
 def _reward_values(store, most=8, histories=200):
     "The rewards that occur, if they are few: then the reward head tells classes apart. A sample of histories decides."
     some = np.unique(np.linspace(0, len(store) - 1, min(histories, len(store))).astype(int))
     found = np.unique(np.concatenate([np.unique(store[int(i)].columns["reward"])[:most + 2] for i in some]))
     found = found[~np.isnan(found)]
     return tuple(float(v) for v in found) if 1 < len(found) <= most else None
+
+def _reward_scale(store, histories=50):
+    "Root mean square of the rewards in a sample of histories, so that large ones do not drown what else is learnt."
+    some = np.unique(np.linspace(0, len(store) - 1, min(histories, len(store))).astype(int))
+    rewards = np.concatenate([store[int(i)].columns["reward"] for i in some]).astype(float)
+    return float(np.sqrt(np.nanmean(rewards ** 2))) if np.nan_to_num(rewards).any() else 1.
 
 def _check_split(task, store, allow_held_out):
     seen = np.unique([store[i].task["instance"] for i in range(len(store))])
@@ -279,7 +285,8 @@ def _rl_model(store, windows, given, about):
     if windows.sort: raise UserError("windows in the order of returns are for language models; the RL Format model keeps its context in the order in which it was lived")
     given = _only(given, [f for f in RLConfig.__dataclass_fields__ if f not in ("spaces", "about")], "model")
     context = windows.episodes * int(store.episode_lengths.max())
-    return RLModel(RLConfig(store.spaces, **{"context": context, "reward_values": _reward_values(store), "about": about, **given})), {}
+    values = _reward_values(store)
+    return RLModel(RLConfig(store.spaces, **{"context": context, "reward_values": values, "reward_scale": 1. if values else _reward_scale(store), "about": about, **given})), {}
 
 LM_SETTINGS = {"width": 64, "layers": 2, "heads": 2, "max_tokens": 2048, "base": "", "lora": 0, "max_action_tokens": 128, "slide": 1, "ask": 1.0, "field_weights": {}, "vocab_size": 512}  # that `distill` takes for a language model, with their defaults
 

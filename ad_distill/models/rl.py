@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ..trajectory import Spaces, UserError
 
-# %% ../../nbs/20_models_rl.ipynb #8669c314
+# %% ../../nbs/20_models_rl.ipynb #53cf1e02
 FORMAT = "ad_distill-rl-model"  # what `config.json` says it is
 VERSION = 1
 
@@ -36,9 +36,11 @@ class RLConfig:
     inputs: tuple[str, ...] = ("state", "action", "reward")  # what a token is made of; "logprob" may join
     loss_weights: dict[str, float] = field(default_factory=lambda: {"action": 1., "state": 0., "reward": 0.1, "logprob": 0.})  # a head of weight 0 is not computed
     reward_values: tuple[float, ...] | None = None  # the rewards there are, if they are few: then predicted as classes, otherwise as a number
+    reward_scale: float = 1.0  # real-valued rewards are read and predicted in this unit; `distill` takes their root mean square
     about: dict[str, Any] = field(default_factory=dict)  # where it comes from: task, store, windows
 
     def __post_init__(self):
+        if not self.reward_scale > 0: raise UserError(f"reward_scale must be positive, not {self.reward_scale}")
         if self.width % self.heads or self.width // self.heads % 2: raise UserError(f"width {self.width} must be an even multiple of heads {self.heads}")
         for name in ("layers", "context"):
             if getattr(self, name) < 1: raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
@@ -179,7 +181,7 @@ class Cache:
         self.keys, self.values = (torch.zeros(c.layers, batch, c.heads, c.context, c.width // c.heads, device=weight.device, dtype=weight.dtype) for _ in range(2))
         self.t, self.before, self.state = 0, None, None
 
-# %% ../../nbs/20_models_rl.ipynb #92d43f6f
+# %% ../../nbs/20_models_rl.ipynb #711b730c
 class RLModel(nn.Module):
     "A causal transformer over transitions with heads for action, state, reward and logprob."
     def __init__(self,
@@ -220,7 +222,7 @@ class RLModel(nn.Module):
         if before is None: return x + self.numbers_in.weight[:, 3]
         left, action, reward, logprob, done = before
         on = lambda name, v: v if name in self.settings.inputs else torch.zeros_like(v)
-        numbers = torch.stack([on("reward", reward), on("logprob", torch.nan_to_num(logprob, 0.).clamp(-20, 20)), done.to(reward.dtype)], -1)
+        numbers = torch.stack([on("reward", torch.nan_to_num(reward) / self.settings.reward_scale), on("logprob", torch.nan_to_num(logprob, 0.).clamp(-20, 20)), done.to(reward.dtype)], -1)
         x = x + self.left_in(left) + F.linear(numbers, self.numbers_in.weight[:, :3])
         return x + self.action_in(action) if "action" in self.settings.inputs else x
 
@@ -276,7 +278,7 @@ class RLModel(nn.Module):
         return {"loss": sum(weights[k] * v for k, v in losses.items()), **{f"loss_{k}": v.detach() for k, v in losses.items()}}
 
     def _reward_target(self, reward):
-        if not self.settings.reward_values: return torch.nan_to_num(reward)
+        if not self.settings.reward_values: return torch.nan_to_num(reward) / self.settings.reward_scale
         return (reward[..., None] - self.reward_classes).abs().argmin(-1)
 
     @torch.inference_mode()
@@ -315,7 +317,7 @@ class RLModel(nn.Module):
     def _expected(self, h, action):
         "Likeliest rewards."
         best = self.reward_head.mode(self.reward_head(self.outcome(h, action)))
-        return self.reward_classes[best] if self.settings.reward_values else best
+        return self.reward_classes[best] if self.settings.reward_values else best * self.settings.reward_scale
 
     @torch.inference_mode()
     def observe(self,
