@@ -77,7 +77,7 @@ def output_path(
     out.parent.mkdir(parents=True, exist_ok=True)
     return out
 
-# %% ../nbs/46_run_experiment.ipynb #356ac01b
+# %% ../nbs/46_run_experiment.ipynb #184a3071
 def _kernel(folder):
     "A class of kernel managers that start this very Python; `stopped` tells that we ended a kernel in the middle of its work."
     from jupyter_client.kernelspec import KernelSpec
@@ -138,7 +138,7 @@ def made_since(
     since: float,  # seconds since the epoch: what is older was not made by this run
 ) -> list[Path]:
     "The executed notebook, its results and its pictures."
-    beside = [out.with_suffix(".json"), *sorted(p for p in out.parent.glob(escape(out.stem) + "*") if p.suffix in (".png", ".svg", ".pdf"))]
+    beside = [out.with_suffix(".json"), *sorted(p for p in out.parent.glob(escape(out.stem) + "*") if p.suffix in (".png", ".svg", ".pdf", ".gif"))]
     return [out, *(p for p in beside if p.exists() and p.stat().st_mtime >= since)]
 
 def list_experiments(

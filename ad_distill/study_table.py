@@ -106,7 +106,7 @@ def _row(key, looks, scores, reference):
     paired = np.array([scores[key][s] for s in both]) - np.array([scores[reference][s] for s in both])
     return row | {"reference": reference[2], **dict(zip(("difference", "difference_low", "difference_high"), _interval(paired)))}
 
-# %% ../nbs/44b_study_table.ipynb #8f0563a5
+# %% ../nbs/44b_study_table.ipynb #721b21cd
 COLORS = dict(zip(FIELDS, ("#8d96a3", "#d1495b", "#edae49", "#00798c", "#d8dee6")))
 
 def plot_study(
@@ -137,7 +137,7 @@ def plot_study(
         column[2].set(yticks=range(len(rows)), yticklabels=[f"{r.ablation}: {r.value} ({r.serializer})" for r in rows.itertuples()][::-1], xlabel="what the ablation changes in the score")
         column[2].axvline(0, color="#30343f", lw=.8); column[2].tick_params(axis="y", labelsize=6)
     for ax in axes.flat: ax.grid(alpha=.25, axis="x"); ax.spines[["top", "right"]].set_visible(False)
-    for ax in axes[:2, 0]: ax.legend(frameon=False, fontsize=7)
+    for ax in axes[:2, -1]: ax.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1.01, .5))  # beside the last column, where no mark is
     return figure
 
 def _bars(ax, rows, value, y, face, label):

@@ -11,6 +11,8 @@ EXPERIMENTS = sorted(NBS.glob("exp_*.ipynb"))
 RESULTS = {  # what others read from the results of an experiment
     "exp_darkroom": {"score_iqm", "score_ci", "episodes_to_80", "source_episodes_to_80", "expert_distillation_score", "random_score"},
     "exp_bandit": {"regret", "source_regret"},
+    "exp_cartpole": {"first", "last", "gain", "ci", "source_first", "source_final", "expert_last", "random_last", "lm"},
+    "exp_lunarlander": {"first", "last", "gain", "ci", "source_first", "source_final", "expert_last", "random_last", "animated"},
     "exp_sentiment": {"improvement", "improvement_ci", "improvement_rewards_zeroed", "improvement_rewards_shuffled", "base_reward", "source_final_reward", "reward_accuracy", "parse_failure_rate"},
 }
 

@@ -54,7 +54,7 @@ VARIATIONS["actions"] = Variation(
 VARIATIONS["reward_sign"] = Variation(draw=lambda rng, env: int(rng.choice([-1, 1])), apply=_scaled, fits=lambda env: True, count=lambda env: 2)
 VARIATIONS["reward_scale"] = Variation(draw=lambda rng, env: round(float(2 ** rng.uniform(-1, 1)), 4), apply=_scaled, fits=lambda env: True)
 
-# %% ../../nbs/13_tasks_gym.ipynb #d2a9cc96
+# %% ../../nbs/13_tasks_gym.ipynb #4343f2f7
 def attribute(
     name: str,  # of an attribute of the bare environment, a number
     low: float,  # lowest value
@@ -95,6 +95,13 @@ for _name, _of, _other, _high in (("wind", "wind_power", "turbulence_power", 15.
     _a = attribute(_of, 0., _high)
     VARIATIONS[_name] = Variation(_a.draw, _wind(_of, _other), _a.fits)
 
+def _lander(env): return type(env.unwrapped).__name__ == "LunarLander" and _n_actions(env) == 4
+def _sides(rng, env):
+    "Which of the side engines comes first; it takes as many draws as `actions`, so that all else about an instance is the same with either."
+    p = rng.permutation(4).tolist()
+    return [0, 1, 2, 3] if p.index(1) < p.index(3) else [0, 3, 2, 1]
+VARIATIONS["sides"] = Variation(draw=_sides, apply=ChangedActions, fits=_lander, count=lambda env: 2, alike=True)  # of LunarLander: left and right as they are, or changed
+
 AUTO = {"CartPoleEnv": "actions,force,masscart,masspole,length", "LunarLander": "actions,gravity,wind,turbulence", "PendulumEnv": "actions,g=6:14,m=0.6:1.6,l=0.7:1.4"}  # what vary="auto" stands for, by the class of the environment; else actions
 
 # %% ../../nbs/13_tasks_gym.ipynb #67e21339
@@ -118,7 +125,7 @@ def parse_vary(
     if not found: raise UserError("vary names nothing; expected 'auto' or names such as 'actions,gravity'")
     return found
 
-# %% ../../nbs/13_tasks_gym.ipynb #ea486981
+# %% ../../nbs/13_tasks_gym.ipynb #1b86ceb7
 LIMIT = 1000  # steps of an episode where nobody says how many
 
 @register_task("gym")
@@ -154,7 +161,7 @@ class GymTask(Task):
         if not isinstance(kwargs, dict): raise UserError(f"kwargs={self.kwargs!r} came, expected a JSON object, such as {{\"is_slippery\": false}}")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that there is a newer version, or that a package will change one day
-            make = partial(gym.make, self.id, disable_env_checker=True, render_mode=render_mode, **kwargs)
+            make = partial(gym.make, self.id, disable_env_checker=True, **({"render_mode": render_mode} if render_mode else {}), **kwargs)
             try:
                 env = make(max_episode_steps=self.max_steps or None)
                 if not _steps(env): env = make(max_episode_steps=LIMIT)
