@@ -14,11 +14,11 @@ export OMP_NUM_THREADS
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test docs bench clean
+.PHONY: help install demo test docs docs-check bench clean
 
 help: ## this list
 	@echo "make TARGET, where TARGET is one of"
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1|\2/p' Makefile | awk -F'|' '{printf "%-10s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' Makefile | awk -F'|' '{printf "%-11s %s\n", $$1, $$2}'
 
 install: $(STAMP) ## set up .venv with the pinned versions and the dev tools (the targets below do it by themselves)
 
@@ -51,9 +51,14 @@ demo: $(STAMP) ## distill RLHF runs into a language model, freeze it, see it lea
 test: $(STAMP) ## everything CI checks: export, clean, lint, notebooks, experiments, command line, wheel
 	$(BIN)/python -m pytest tests $(PYTEST_ARGS)
 
-docs: $(STAMP) ## the website into _docs (with Quarto where installed, else a plain preview)
-	@if command -v quarto >/dev/null 2>&1; then $(BIN)/nbdev_docs; \
-	else echo "Quarto is not installed: building a plain preview instead."; $(BIN)/python scripts/docs_preview.py; fi
+docs: $(STAMP) ## the website into _docs (with Quarto where installed, else a preview of it)
+	@if command -v quarto >/dev/null 2>&1; then echo "Building the website with `quarto --version | sed 's/^/Quarto /'`."; $(BIN)/nbdev_docs && $(BIN)/python scripts/make_readme.py; \
+	else echo "Quarto is not installed: building a preview of the website instead (pandoc; same pages, other looks)."; $(BIN)/python scripts/docs_preview.py; fi
+
+# DOCS_CHECK: options of scripts/docs_check.py, such as --shots FOLDER or --need-browser
+docs-check: $(STAMP) ## the preview into _docs, then its links, pictures and pages checked, in Chromium where there is one
+	$(BIN)/python scripts/docs_preview.py
+	$(BIN)/python scripts/docs_check.py $(DOCS_CHECK)
 
 bench: $(STAMP) ## each fast path against its alternative, into benchmarks/results.json
 	$(BIN)/python benchmarks/run.py

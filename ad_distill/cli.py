@@ -18,7 +18,7 @@ from .console import (FAMILIES, Commands, check_serializer, count, interruptible
 from .run_experiment import execute, experiment_values, experiments, find_experiment, list_experiments, made_since, output_path, parameters_of
 from .show import chosen, plot_store, show_history, show_parsed, show_store, store_summary
 
-# %% ../nbs/50_cli.ipynb #e8f8119d
+# %% ../nbs/50_cli.ipynb #a0a08015
 @click.group("ad_distill", cls=Commands, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(__version__, prog_name="ad_distill")
 @click.pass_context
@@ -27,13 +27,13 @@ def main(ctx: click.Context) -> None:
 
     \b
     From a task to a picture, in this order:
-      ad_distill tasks                                                   what there is to learn
-      ad_distill sources                                                 who learns it
-      ad_distill generate dark_room --out runs/room                      learning histories (import: from logs of RLHF)
-      ad_distill show runs/room --plot runs/room.png                     do they improve?
-      ad_distill train runs/room --model rl --out runs/model             a model of them (--model lm: of their text)
-      ad_distill evaluate runs/model --out runs/scores.csv               frozen, on instances that were held out
-      ad_distill run exp_sentiment                                       all of it, with tables and a picture
+      ad_distill tasks                                        what there is to learn
+      ad_distill sources                                      who learns it
+      ad_distill generate dark_room --out runs/room           learning histories (import: from logs)
+      ad_distill show runs/room --plot runs/room.png          do they improve?
+      ad_distill train runs/room --model rl --out runs/model  a model of them (--model lm: of their text)
+      ad_distill evaluate runs/model --out runs/scores.csv    frozen, on instances that were held out
+      ad_distill run exp_sentiment                            all of it, with tables and a picture
 
     \b
     Completion in bash (zsh_source, fish_source: the others):

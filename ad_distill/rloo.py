@@ -7,7 +7,7 @@ __all__ = ['WIDTH', 'LAYERS', 'HEADS', 'LENGTH', 'STEPS', 'BATCH', 'LR', 'BASE_S
            'cache_dir', 'train_story_model', 'story_model_path', 'story_model', 'sample_stacked', 'token_logprobs',
            'StoryAgent', 'RLOO']
 
-# %% ../nbs/16_rloo.ipynb #52c99e4b
+# %% ../nbs/16_rloo.ipynb #edbcec18
 import hashlib, json, math, os, shutil
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -26,7 +26,7 @@ from .tasks.stories import EOS, MAX_TOKENS, PAD, PRESENT, PROMPT_LENGTH, SLOTS, 
 from .tasks.story import StoryTask, story_tokenizer
 from .trajectory import History, UserError, versions
 
-# %% ../nbs/16_rloo.ipynb #493bcce2
+# %% ../nbs/16_rloo.ipynb #8d875209
 WIDTH, LAYERS, HEADS = 48, 2, 4  # of the story model
 LENGTH = PROMPT_LENGTH + MAX_TOKENS - 1  # tokens that are read; the last one written is not
 
@@ -90,7 +90,7 @@ def _fresh(seed):
         torch.manual_seed(seed)
         return GPT2LMHeadModel(_config()).eval()
 
-# %% ../nbs/16_rloo.ipynb #48d2f747
+# %% ../nbs/16_rloo.ipynb #7f36cfcb
 STEPS, BATCH, LR, BASE_SEED = 1200, 128, 4e-3, 0  # of the story model's training
 
 def cache_dir() -> Path:
@@ -147,7 +147,7 @@ def story_model() -> Any:  # in evaluation mode; do not train it in place
     "The story model: every run of RLHF starts from it."
     return _loaded(story_model_path())
 
-# %% ../nbs/16_rloo.ipynb #54cf3184
+# %% ../nbs/16_rloo.ipynb #97b6b521
 def sample_stacked(
     p: dict[str, Any],  # (r, ...) parameters
     prompts: Any,  # (r, b, 6)

@@ -1,13 +1,17 @@
-"""A plain preview of the docs in _docs for machines without Quarto: nbdev's own processing, then pandoc, one page a notebook.
+"""A preview of the website in _docs for machines without Quarto: nbdev's own processing, then pandoc, one page a notebook.
 
-The real website is made by Quarto through `nbdev_docs`; this has its text, code, outputs and links, not its looks or its search.
+The real website is made by Quarto through `nbdev_docs`. This one has the same pages under the same names, the same text, outputs, API tables,
+links and sidebar; its looks and its search are its own, in docs/preview.css and docs/preview.js. Nothing is loaded from a network.
 """
+import base64
 import html
 import json
 import os
 import re
 import shutil
 import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pypandoc
@@ -15,46 +19,196 @@ import yaml
 from nbdev.config import get_config
 from nbdev.serve import proc_nbs
 
-PAGE = re.compile(r'href="([\w./-]+)\.ipynb(#[^"]*)?"')
+HERE = Path(__file__).resolve().parent / "docs"
+PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="description" content="{description}">
+<title>{window_title}</title>
+<link rel="icon" href="data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E%3Cpath d='M2 14 5 9l3 2 6-9' fill='none' stroke='%23c2410c' stroke-width='2.4'/%3E%3C/svg%3E">
+<script>try {{ document.documentElement.dataset.theme = localStorage.getItem("theme") || ""; }} catch (e) {{}}</script>
+<link rel="stylesheet" href="preview.css">
+<link rel="stylesheet" href="styles.css">
+<script defer src="search.js"></script>
+<script defer src="preview.js"></script>
+</head>
+<body>
+<a class="skip" href="#content">Skip to the text</a>
+<header>
+<button id="menu" aria-expanded="false" aria-controls="sidebar" aria-label="Contents">&#9776;</button>
+<a class="home" href="index.html">ad_distill</a>
+<nav class="top" aria-label="Main">{navbar}</nav>
+<div class="search"><input id="search" type="search" placeholder="Search" aria-label="Search" autocomplete="off"><div id="found" hidden></div></div>
+<button id="theme" aria-label="Dark or light">&#9680;</button>
+</header>
+<div class="columns">
+<nav id="sidebar" aria-label="All pages">{sidebar}</nav>
+<main id="content">
+{head}
+{body}
+<nav class="turn" aria-label="Neighbors">{turn}</nav>
+<footer>Made from <a href="{source}">{notebook}</a>. A preview, built without Quarto.</footer>
+</main>
+<aside class="toc" aria-label="On this page">{toc}</aside>
+</div>
+</body>
+</html>
+"""
 
 
-def nav(contents, title):
-    "The sidebar of _quarto.yml as a list of links (`title`: file name -> title)."
+def items(contents, section=""):
+    "The notebooks of the sidebar, in order, each with its section."
+    for c in contents:
+        if isinstance(c, dict): yield from items(c["contents"], c["section"])
+        else: yield c, section
+
+
+def sidebar(contents, pages, here):
+    "The sidebar of _quarto.yml as nested lists; the section that holds the page `here` is open."
     def item(c):
-        if isinstance(c, dict): return f'<li class="section">{html.escape(c["section"])}</li>' + "".join(map(item, c["contents"]))
-        return f'<li><a href="{c[:-6]}.html">{html.escape(title[c])}</a></li>' if c in title else ""
-    return f'<nav class="preview"><ul>{"".join(map(item, contents))}</ul></nav>\n<p><em>A preview, made without Quarto.</em></p>'
+        if isinstance(c, dict):
+            is_open = " open" if here in [n for n, _ in items(c["contents"])] else ""
+            return f'<li><details{is_open}><summary>{html.escape(c["section"])}</summary><ul>{"".join(map(item, c["contents"]))}</ul></details></li>'
+        return f'<li><a href="{pages[c]["file"]}"{" aria-current=page" if c == here else ""}>{html.escape(pages[c]["label"])}</a></li>' if c in pages else ""
+    return f"<ul>{''.join(map(item, contents))}</ul>"
 
 
-def readable(path):
-    "The notebook as pandoc wants it: Quarto's directives followed and gone, results numbered."
-    nb = json.loads(path.read_text(encoding="utf-8"))
+def navbar(site, pages, here):
+    "The links at the top."
+    links = [(i["text"], pages[i["href"]]["file"] if i.get("href") in pages else i.get("href", "")) for i in site.get("navbar", {}).get("left", []) if i.get("href", "") in pages or "://" in i.get("href", "")]
+    return "".join(f'<a href="{to}">{html.escape(text)}</a>' for text, to in links)
+
+
+def text_of(x): return x if isinstance(x, str) else "".join(x)
+
+
+def front(nb):
+    "Title, description and file name, as nbdev wrote them at the top."
     for c in nb["cells"]:
-        src = "".join(c["source"])
-        if c["cell_type"] == "code": c["source"] = "" if "#| echo: false" in src else re.sub(r"^#\|.*\n?", "", src, flags=re.M)
-        for o in c.get("outputs", []):
-            if "execution_count" in o: o["execution_count"] = 1
-    return json.dumps(nb)
+        if c["cell_type"] == "raw" and (m := re.match(r"\s*---\n(.*?)\n---", text_of(c["source"]), re.S)): return yaml.safe_load(m[1]) or {}
+    return {}
+
+
+def picture(data, alt, folder, count):
+    "A picture of an output as a file, and the HTML that shows it."
+    kind = "image/png" if "image/png" in data else "image/svg+xml" if "image/svg+xml" in data else None
+    if kind is None: return None
+    folder.mkdir(exist_ok=True)
+    path, body = folder / f"figure-{count}.{'png' if kind == 'image/png' else 'svg'}", text_of(data[kind])
+    path.write_bytes(base64.b64decode(body) if kind == "image/png" else body.encode())
+    return f'<figure><img src="{folder.name}/{path.name}" alt="{html.escape(alt, quote=True)}" loading="lazy"></figure>'
+
+
+def readable(nb, folder):
+    "The notebook as pandoc wants it: Quarto's directives followed and gone, pictures as files, results numbered."
+    cells, n = [], 0
+    for c in nb["cells"]:
+        src = text_of(c["source"])
+        if c["cell_type"] == "raw" or src.startswith("<!-- WARNING: THIS FILE WAS AUTOGENERATED"): continue
+        if c["cell_type"] == "code":
+            options = dict(re.findall(r"^#\|\s*([\w-]+):\s*(.*?)\s*$", src, flags=re.M))
+            if options.get("include") == "false": continue
+            if options.get("output") == "false": c["outputs"] = []
+            c["source"] = "" if options.get("echo") == "false" else re.sub(r"^#\|.*\n?", "", src, flags=re.M)
+            for o in c.get("outputs", []):
+                if "execution_count" in o: o["execution_count"] = 1
+                if shown := picture(o.get("data", {}), options.get("fig-alt", "").strip("\"'"), folder, n + 1): o["data"], n = {"text/html": shown}, n + 1
+            if options.get("output") == "asis" and c["source"] == "":  # what a cell writes is the text of the page
+                texts = [text_of(o["data"]["text/markdown"]) for o in c["outputs"] if "text/markdown" in o.get("data", {})]
+                texts += [text_of(o["text"]) for o in c["outputs"] if o["output_type"] == "stream" and o["name"] == "stdout"]
+                c = {"cell_type": "markdown", "metadata": {}, "source": "\n\n".join(texts)}
+        cells.append(c)
+    return json.dumps({**nb, "cells": cells})
+
+
+def convert(nb, pages, base):
+    "The text of a page as HTML."
+    run = subprocess.run([pypandoc.get_pandoc_path(), "-f", "ipynb+bracketed_spans+definition_lists+fenced_divs+pipe_tables", "-t", "html5", "--mathml", "--wrap=none"], check=True, input=nb, text=True, encoding="utf-8", capture_output=True)
+    text = re.sub(r'href="([\w./-]+\.ipynb)(#[^"]*)?"', lambda m: f'href="{pages[m[1]]["file"]}{m[2] or ""}"' if m[1] in pages else m[0], run.stdout)
+    text = re.sub(rf'href="(?:{re.escape(base)})/?([^"]*)"', lambda m: f'href="{m[1] or "index.html"}"', text)
+    text = re.sub(r"<table\b[^>]*>.*?</table>", lambda m: f'<div class="wide">{m[0]}</div>', text, flags=re.S)  # a table may scroll, the page does not
+    return distinct(text)
+
+
+def distinct(body):
+    "Two headings of one name get two ids; a public name keeps its own, because links lead there."
+    heads = list(re.finditer(r'(<hr />\s*)?<h([1-4])([^>]*?) id="([^"]+)"', body))
+    owner = {**{m[4]: m.start() for m in reversed(heads)}, **{m[4]: m.start() for m in reversed(heads) if m[1]}}
+    seen, parts, at = {}, [], 0
+    for m in heads:
+        name = m[4]
+        if owner[name] != m.start():
+            seen[name] = seen.get(name, 0) + 1
+            name = f"{name}-{seen[m[4]]}"
+        parts += [body[at:m.start()], m[0][:m[0].rindex('id="')], f'id="{name}"']
+        at = m.end()
+    return "".join(parts) + body[at:]
+
+
+def on_this_page(body):
+    "The headings of a page as a list of links."
+    heads = re.findall(r'<h([23])[^>]*? id="([^"]+)"[^>]*>(.*?)</h\1>', body, flags=re.S)
+    lines = "".join(f'<li class="level{level}"><a href="#{at}">{html.escape(plain(text))}</a></li>' for level, at, text in heads)
+    return f"<strong>On this page</strong><ul>{lines}</ul>" if lines else ""
+
+
+def plain(text): return html.unescape(re.sub(r"\s+", " ", re.sub(r"<(style|script|math)\b.*?</\1>|<[^>]*>", " ", text, flags=re.S))).strip()
+
+
+def search_entries(page, section, body):
+    "What the search looks through: one entry a heading."
+    parts = re.split(r"<h[1-4][^>]*?id=\"([^\"]+)\"[^>]*>(.*?)</h[1-4]>", body, flags=re.S)
+    yield {"u": page["file"], "p": page["label"], "s": section, "h": "", "x": (page["description"] + " " + plain(parts[0]))[:600]}
+    for at, heading, text in zip(parts[1::3], parts[2::3], parts[3::3]): yield {"u": f"{page['file']}#{at}", "p": page["label"], "s": section, "h": plain(heading), "x": plain(text)[:500]}
 
 
 def main():
     cfg = get_config()
     os.chdir(cfg.config_path)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    for p in Path(cfg.nbs_path).glob("*.ipynb"):  # what is computed when the page is made is computed anew
+        if "#| exec_doc" in p.read_text(encoding="utf-8"): (Path("_proc") / p.name).unlink(missing_ok=True)
     proc, out = Path(proc_nbs(n_workers=2)).resolve(), Path(cfg.doc_path).resolve()
     shutil.rmtree(out, ignore_errors=True)
-    out.mkdir()
+    shutil.copytree(HERE, out)
     shutil.copy(Path(cfg.nbs_path) / "styles.css", out)
-    sources = {p.name: p.read_text(encoding="utf-8") for p in sorted(Path(cfg.nbs_path).glob("*.ipynb"))}
-    title = {n: m[1].strip() if (m := re.search(r'"# ([^\n"\\]+)', s)) else n for n, s in sources.items()}
-    sidebar = yaml.safe_load(Path("_quarto.yml").read_text(encoding="utf-8"))["website"]["sidebar"]["contents"]
-    (proc / "nav.html").write_text(nav(sidebar, title), encoding="utf-8")
-    for n in title:
-        page = out / f"{n[:-6]}.html"
-        subprocess.run([pypandoc.get_pandoc_path(), "-f", "ipynb", "-t", "html5", "-s", "--mathml", "--toc", "-o", page.name, "-c", "styles.css",
-                        f"--metadata=pagetitle:{title[n]}", f"--include-before-body={proc / 'nav.html'}",
-                        f"--extract-media={n[:-6]}_files"], cwd=out, check=True, input=readable(proc / n), text=True, encoding="utf-8")
-        page.write_text(PAGE.sub(r'href="\1.html\2"', page.read_text(encoding="utf-8")), encoding="utf-8")
-    print(f"{len(title)} pages: open {out / 'index.html'} (a preview; Quarto makes the real website)")
+    if (Path(cfg.nbs_path) / "images").is_dir(): shutil.copytree(Path(cfg.nbs_path) / "images", out / "images")
+    site = yaml.safe_load(Path("_quarto.yml").read_text(encoding="utf-8"))["website"]
+    contents, pages, notebooks = site["sidebar"]["contents"], {}, {}
+    for p in sorted(Path(cfg.nbs_path).glob("*.ipynb")):
+        if not (proc / p.name).is_file():
+            print(f"{p} came while the pages were made: build again", file=sys.stderr)
+            continue
+        nb = notebooks[p.name] = json.loads((proc / p.name).read_text(encoding="utf-8"))
+        about = front(nb)
+        title = str(about.get("title") or p.stem)
+        pages[p.name] = {"file": about.get("output-file") or f"{p.stem}.html", "title": title, "label": "Home" if p.stem == "index" else title, "description": str(about.get("description") or "")}
+    files = [p["file"] for p in pages.values()]
+    if twice := sorted({f for f in files if files.count(f) > 1}): sys.exit(f"two notebooks make the same page: {', '.join(twice)}; rename one of them")
+    order = [(n, s) for n, s in items(contents) if n in pages]
+    if lost := sorted(pages.keys() - {n for n, _ in order}): print(f"not in the sidebar of _quarto.yml: {', '.join(lost)}", file=sys.stderr)
+    order += [(n, "") for n in lost]
+    base = f"{cfg.doc_host}{cfg.doc_baseurl}".rstrip("/")
+
+    def build(name):
+        page = pages[name]
+        return convert(readable(notebooks[name], out / f"{Path(page['file']).stem}_files"), pages, base)
+    with ThreadPoolExecutor(2) as pool: built = dict(zip(pages, pool.map(build, pages)))
+    entries = []
+    for i, (name, section) in enumerate(order):
+        page, body = pages[name], built[name]
+        neighbors = [(order[j][0], what) for j, what in ((i - 1, "before"), (i + 1, "after")) if 0 <= j < len(order)]
+        turn = "".join(f'<a class="{what}" href="{pages[n]["file"]}">{html.escape(pages[n]["label"])}</a>' for n, what in neighbors)
+        lead = re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(page["description"]))
+        head = f'<h1>{html.escape(page["title"])}</h1>' + (f'<p class="lead">{lead}</p>' if lead else "")
+        (out / page["file"]).write_text(PAGE.format(description=html.escape(page["description"], quote=True), window_title=html.escape("ad_distill" if name == "index.ipynb" else f"{page['title']} - ad_distill"),
+                                                    navbar=navbar(site, pages, name), sidebar=sidebar(contents, pages, name), head=head, body=body, turn=turn, toc=on_this_page(body),
+                                                    source=f"{cfg.git_url}/blob/{cfg.branch}/{cfg.nbs_path.name}/{name}", notebook=f"{cfg.nbs_path.name}/{name}"), encoding="utf-8")
+        entries += search_entries(page, section, body)
+    (out / "search.js").write_text("window.SEARCH = " + json.dumps(entries, ensure_ascii=False).replace("</", "<\\/") + ";\n", encoding="utf-8")
+    print(f"{len(pages)} pages: open {out / 'index.html'} (a preview; Quarto makes the real website)")
 
 
 if __name__ == "__main__": main()

@@ -1,8 +1,95 @@
-"The documentation can be built: nbdev's processing of every notebook, and a page for each."
-from conftest import NBS, python
+"The documentation: guides run, their commands exist, every notebook has a page, and the pages hold together."
+import json
+import re
+import shlex
+import subprocess
+import sys
+
+import click
+import pytest
+from conftest import NBS, ROOT, python
+from test_2_notebooks import RUN
+
+sys.path.insert(0, str(ROOT / "scripts"))
+import docs_check
+
+GUIDES = [p for p in sorted(NBS.glob("*.ipynb")) if not re.match(r"\d|exp_|index", p.name)]
 
 
-def test_preview_has_a_page_for_every_notebook(copy):
+def cells(path, kind):
+    return ["".join(c["source"]) for c in json.loads(path.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == kind]
+
+
+@pytest.mark.parametrize("path", GUIDES, ids=[p.stem for p in GUIDES])
+def test_guide_runs(path, tmp_path):
+    python(RUN.replace("sys.argv[1]", repr(str(path))).replace("sys.argv[2]", "''"), cwd=tmp_path, timeout=900)
+
+
+@pytest.mark.parametrize("path", sorted(NBS.glob("*.ipynb")), ids=lambda p: p.stem)
+def test_the_first_text_is_title_and_summary_alone(path):
+    "nbdev makes the page's head of that cell, and drops what else stands in it."
+    title = next(c for c in cells(path, "markdown") if re.search(r"^# ", c, re.M))
+    assert re.fullmatch(r"# [^\n]+\n\n> [^\n]+\s*", title), f"text behind the summary would be lost: put it into a cell of its own\n{title[:300]}"
+
+
+def typed():
+    "The lines with `ad_distill COMMAND ...` in the code blocks of pages and documents."
+    texts = {p.name: "\n".join(cells(p, "markdown")) for p in sorted(NBS.glob("*.ipynb"))}
+    texts |= {p.name: p.read_text(encoding="utf-8") for p in (ROOT / "README.md", ROOT / "CONTRIBUTING.md")}
+    for name, text in texts.items():
+        blocks = re.findall(r"^```\n(.*?)^```|((?:^    [^\n]*\n)+)", re.sub(r" *\\\n\s*", " ", text) + "\n", re.M | re.S)
+        for line in "".join(a + b for a, b in blocks).splitlines():
+            if m := re.match(r"\s*(?:[A-Z_]+=\S+ )*(?:.*-m )?ad_distill ([a-z].*)", line): yield name, re.split(r"\s+(?:#|>)\s", m[1] + " ")[0]
+
+
+def parse(line):
+    "Arguments and options of a command as click reads them; nothing is run."
+    from ad_distill.cli import main
+    name, *args = shlex.split(line)
+    main.commands[name].make_context(name, args)
+
+
+def test_every_command_that_is_shown_can_be_typed():
+    lines, wrong = list(typed()), []
+    assert len(lines) > 30
+    for page, line in lines:
+        if re.search(r"[A-Z]{3,}|\.\.\.", line): continue  # a pattern, not a command
+        try: parse(line)
+        except (click.ClickException, KeyError) as e: wrong.append(f"{page}: ad_distill {line}: {e}")
+    assert not wrong, "\n".join(wrong)
+    with pytest.raises(click.ClickException): parse("generate dark_room --epsiodes 5 --out x")
+
+
+def test_every_command_has_an_example_that_can_be_typed():
+    from ad_distill.cli import main
+    for name, command in main.commands.items():
+        examples = re.findall(rf"ad_distill ({name}\b[^\n]*)", command.help)
+        assert examples, f"{name} has no example"
+        for line in examples:
+            if "|" not in line: parse(line.split(" > ")[0])
+
+
+def test_help_shows_the_flow_in_its_order():
+    from ad_distill.cli import main
+    order = re.findall(r"^ *ad_distill (\w+)", main.help, re.M)
+    assert order == ["tasks", "sources", "generate", "show", "train", "evaluate", "run"]
+    assert "_AD_DISTILL_COMPLETE=bash_source" in main.help
+
+
+def test_completion():
+    done = subprocess.run([sys.executable, "-m", "ad_distill"], env={"PATH": "", "_AD_DISTILL_COMPLETE": "bash_source"}, capture_output=True, text=True)
+    assert "_ad_distill_completion" in done.stdout, done.stderr
+
+
+def test_the_preview_is_whole(copy):
     python("import runpy; runpy.run_path('scripts/docs_preview.py', run_name='__main__')", cwd=copy)
-    pages = {p.stem for p in (copy / "_docs").glob("*.html")}
-    assert {p.stem for p in NBS.glob("*.ipynb")} <= pages
+    site = copy / "_docs"
+    assert len(list(site.glob("*.html"))) == len(list(NBS.glob("*.ipynb")))
+    wrong = docs_check.static(site, "https://ad-distill.github.io/ad_distill") + docs_check.api(site)
+    assert not wrong, "\n".join(wrong)
+    entries = json.loads((site / "search.js").read_text(encoding="utf-8").removeprefix("window.SEARCH = ").rstrip(";\n"))
+    assert {"tasks.html#make_task", "guide_results.html#what-a-falling-loss-hides"} <= {e["u"] for e in entries}
+    browser = docs_check.find_browser()
+    if browser is None: pytest.skip("no Chromium here: the files of all pages were checked, but not what a browser makes of them")
+    wrong = docs_check.shown(site, browser)
+    assert not wrong, "\n".join(wrong)

@@ -7,7 +7,7 @@ __all__ = ['TEXT', 'token_spaces', 'text_spaces', 'is_token_form', 'is_text_form
            'episode_tokens', 'text_history', 'save_tokenizer', 'store_tokenizer', 'text_store', 'token_store',
            'TextVectorEnv', 'TextEnv', 'read_prompts', 'rollout_dataset', 'prompt_split', 'prompt_ranges', 'TextRLHF']
 
-# %% ../../nbs/14_tasks_rlhf.ipynb #7d85f11b
+# %% ../../nbs/14_tasks_rlhf.ipynb #5f9f923f
 import json, os, shutil, zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -104,7 +104,7 @@ def episode_tokens(
     prompt = trajectory.state[0, :-1].astype(np.int64)
     return prompt[prompt < trajectory.spaces.action.n], trajectory.action.astype(np.int64), trajectory.total, trajectory.logprob
 
-# %% ../../nbs/14_tasks_rlhf.ipynb #6859d0d0
+# %% ../../nbs/14_tasks_rlhf.ipynb #67246365
 class _Decoder:
     "Texts of token ids, each decoded once."
     def __init__(self, tokenizer): self.tokenizer, self.known = tokenizer, {}
@@ -136,7 +136,7 @@ def text_history(
     "The same rollouts as text."
     return _text_history(history, _Decoder(tokenizer))
 
-# %% ../../nbs/14_tasks_rlhf.ipynb #bed10229
+# %% ../../nbs/14_tasks_rlhf.ipynb #b8a8a27e
 def save_tokenizer(
     tokenizer: Any,  # of the store's tokens
     path: str | Path,  # directory of the store
@@ -190,7 +190,7 @@ def text_store(
     _put_in_place(temporary, final)
     return Store.open(final)
 
-# %% ../../nbs/14_tasks_rlhf.ipynb #cbd9c1ca
+# %% ../../nbs/14_tasks_rlhf.ipynb #230b59e6
 def token_store(
     store: Store,  # in text form
     tokenizer: Any,  # cuts the text into tokens
@@ -287,7 +287,7 @@ def _column(name, column):
     if column not in data.column_names: raise UserError(f"prompts of data set {name!r}: " + nearest(column, data.column_names, "column"))
     return data[column]
 
-# %% ../../nbs/14_tasks_rlhf.ipynb #5e8f83fd
+# %% ../../nbs/14_tasks_rlhf.ipynb #c8cc5635
 def rollout_dataset(
     task: Task,  # whose histories they are
     store: Store,  # in either form

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['StoryTokenEnv', 'StoryEnv', 'StoryTask', 'StoryText', 'story_tokenizer']
 
-# %% ../../nbs/15_story_task.ipynb #01ebd349
+# %% ../../nbs/15_story_task.ipynb #2f14cfd6
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -82,7 +82,7 @@ class StoryEnv(gym.Env):
         state, reward, terminated, truncated, info = self.batch.step([action] if self.text else np.array([action]))
         return info["final_obs"][0] if "final_obs" in info else state[0], float(reward[0]), bool(terminated[0]), bool(truncated[0]), {}
 
-# %% ../../nbs/15_story_task.ipynb #c452b659
+# %% ../../nbs/15_story_task.ipynb #d100e363
 @register_task("story_rlhf")
 @dataclass(frozen=True)
 class StoryTask(Task):
