@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from .serialize import FIELDS
 from .trajectory import UserError
 
-# %% ../nbs/44b_study_table.ipynb #fbb2fce9
+# %% ../nbs/44b_study_table.ipynb #2c4af0fa
 COMMITTED = Path(str(files("ad_distill"))) / "data" / "serializer_study.parquet"  # cells of the full study, where they come with the package
 
 def load_cells(
@@ -78,7 +78,7 @@ def study_table(
                 found = {s: (_look(r, None if view == VIEWS[0] else budget), r) for s, r in records.items() if "points" in r}
                 looks[key] = {s: x for s, x in found.items() if x[0]}
             scores = {k: {s: look["scores"] for s, (look, _) in x.items()} for k, x in looks.items()}
-            best = max((k for k in looks if looks[k] and not k[0]), key=lambda k: np.mean(list(scores[k].values())), default=None)
+            best = max((k for k in looks if looks[k] and not k[0]), key=lambda k: (len(scores[k]), np.mean(list(scores[k].values()))), default=None)  # of those with the most seeds
             rows += [{"task": task, "view": view, **_row(key, looks[key], scores, ("", "", key[2]) if key[0] else best)} for key in looks]
     return pd.DataFrame(rows)
 

@@ -89,7 +89,7 @@ def test_no_cluster_there(tmp_path):
 def test_interrupted_command_goes_on(tmp_path):
     "Ctrl-C on a cluster of its own: one line; the same command then gives the bytes of an unbroken run."
     pytest.importorskip("ray", reason="Ray is not installed (the extra `ray`)")
-    many = "generate dark_room --source q_learning --histories 4000 --episodes 300 --seed 3".split()
+    many = "generate dark_room --source q_learning --histories 60000 --episodes 300 --seed 3".split()  # far more than are learnt before it is interrupted
     process = subprocess.Popen([SCRIPT, *many, "--out", "broken", "--ray", "local", "--workers", "2"], cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True)
     index = tmp_path / "broken" / "index.jsonl"
     deadline = time.monotonic() + 60
