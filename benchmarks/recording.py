@@ -43,7 +43,7 @@ def recording_vs_bare_training(quick: bool) -> dict:
 
 
 def two_workers_vs_one(quick: bool) -> dict:
-    episodes, pairs = (4, 1) if quick else (250, 3)
+    episodes, pairs = (4, 1) if quick else (500, 3)  # a history of ten seconds or so: processes take three to start
     source = make_source("ppo")
 
     def seconds(workers):
