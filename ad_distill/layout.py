@@ -93,6 +93,24 @@ def _floats(dtype, digits=None, nan=None, top=math.inf, prefix=""):
                  f"a number that {dtype} holds" + (f" of at most {top:g}" if top < limit else ""), write, read, dtype,
                  exact=not digits)
 
+# %% ../nbs/00b_layout.ipynb #c29e8e2e
+def _fixed(dtype, decimals, scaled, nan=None, top=math.inf, prefix=""):
+    "Real numbers with so many digits behind the point: `1.20`; scaled, without the point: `120`."
+    free = _floats(dtype, None, nan, top, prefix)
+
+    def word(x):
+        if x != x: return prefix + nan
+        s = f"{x:.{decimals}f}"
+        s = s if s.strip("-0.") else s.lstrip("-")  # no zero is below zero
+        return prefix + (str(int(s.replace(".", ""))) if scaled else s)
+
+    def read(s):
+        s = s[len(prefix):]
+        return free.read(prefix + (s if s == nan else f"{s}e-{decimals}"))
+    number = "-?[0-9]++" if scaled else NUMBER
+    return free._replace(pattern=re.escape(prefix) + (f"(?:{number}|{nan})" if nan else number), write=lambda x: _lookup(x, lambda v: [word(i) for i in v.astype(float).tolist()]),
+                         read=read if scaled else free.read, exact=False)
+
 # %% ../nbs/00b_layout.ipynb #19a35c3b
 _UNESCAPE, _ESCAPES = re.compile(r"\\([nr\\])"), {"\n": r"\n", "\r": r"\r", "\\": r"\\"}
 _ESCAPE, _NAMES = re.compile(r"\\(?=[nr\\\n\r])|[\n\r]"), {"n": "\n", "r": "\r", "\\": "\\"}
@@ -135,7 +153,7 @@ def pattern_of(
     out = "".join(re.escape(p) if isinstance(p, str) else f"({p.pattern})" for p in pieces)
     return f"(?:{out})?+" if optional else out
 
-# %% ../nbs/00b_layout.ipynb #9317d7f5
+# %% ../nbs/00b_layout.ipynb #d63404c8
 @dataclass(frozen=True)
 class Serializer:
     "Writes episodes as text and reads them back."
@@ -146,6 +164,8 @@ class Serializer:
 
     name: ClassVar[str]                           # in `SERIALIZERS`
     digits: ClassVar[int | None] = None           # significant digits of real numbers; None: all there are
+    decimals: ClassVar[int | None] = None         # digits of real numbers behind the point, in place of significant ones; None: as `digits` says
+    scaled: ClassVar[bool] = False                # leave out the point before the decimals: real numbers become whole ones
     _open: ClassVar[str] = ""                     # what every row begins with
     _nan: ClassVar[str] = "nan"                   # a number that is not known
     _marks: ClassVar[tuple] = ("open", "end", "limit", "end+limit")  # not done, terminated, truncated, both
@@ -164,6 +184,10 @@ class Serializer:
             raise UserError("late_reward needs an order that begins with state, action")
         if self.digits is not None and not (type(self.digits) is int and 1 <= self.digits <= 17):
             raise UserError(f"digits: {self.digits!r} came, expected a whole number from 1 to 17, or None for all")
+        if self.decimals is not None and not (type(self.decimals) is int and 0 <= self.decimals <= 17):
+            raise UserError(f"decimals: {self.decimals!r} came, expected a whole number from 0 to 17, or None for as many as digits says")
+        if type(self.scaled) is not bool: raise UserError(f"scaled: {self.scaled!r} came, expected True or False")
+        if self.scaled and self.decimals is None: raise UserError("scaled leaves out the point before the decimals: say how many, such as decimals=2")
         self.rows  # lays the slots out; refuses what cannot be written
 
     # what a serializer decides
@@ -175,7 +199,9 @@ class Serializer:
         prefix = self._prefix(field, i, n)
         if dtype.kind != "f": return _ints(np.iinfo(dtype).min, np.iinfo(dtype).max, dtype, prefix)
         known = field not in ("reward", "logprob")
-        return _floats(dtype, self.digits, None if known else self._nan, math.inf if known else high, prefix)
+        nan, top = None if known else self._nan, math.inf if known else high
+        if self.decimals is None: return _floats(dtype, self.digits, nan, top, prefix)
+        return _fixed(dtype, self.decimals, self.scaled, nan, top, prefix)
 
     def _codecs(self, field):
         "Codecs of a field, and the coordinate that each writes; see `codecs`."

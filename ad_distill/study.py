@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['POINTS', 'Cell', 'study_cells', 'cell_stores', 'field_bits', 'run_cell', 'run_cells', 'ablation_cells']
 
-# %% ../nbs/44_study.ipynb #7e47a1ca
+# %% ../nbs/44_study.ipynb #32e79160
 import hashlib
 import json
 import math
@@ -31,6 +31,7 @@ from .store import Store, StoreWriter
 from .story_data import story_histories
 from .tasks.core import TASKS, make_task
 from .tasks.rlhf import text_store
+from .tokenizers import has_words, writes_words
 from .train import distill, text_metrics
 from .trajectory import Spaces, UserError, versions
 
@@ -210,7 +211,7 @@ def run_cells(
     together(_run, {k: {"cell": c, "folder": folder, "modules": modules} for k, c in missing.items()}, processes)
     return [run_cell(c, folder) for c in cells]
 
-# %% ../nbs/44_study.ipynb #ae17ef44
+# %% ../nbs/44_study.ipynb #9f1e4bb1
 def _variants(cell):
     "Changes to a cell: what is changed, to what, and the fields of the cell that do it."
     window, own = cell.windows, {f.name: f.default for f in fields(SERIALIZERS[cell.form])} | cell.options.get(cell.form, {})
@@ -225,7 +226,15 @@ def _variants(cell):
     yield "order", "reward before the action", written(order="state,reward,action", late_reward=False)
     if "delimiter" in own: yield from (("delimiter", d, written(delimiter=d)) for d in (":", "=", "|") if d != own["delimiter"])
     if "digits" in own: yield from (("digits", str(n or "all"), written(digits=n)) for n in (1, 3, None) if n != own["digits"])
+    if "decimals" in own: yield from (("decimals", str(n), written(decimals=n)) for n in (1, 2))
+    if "scaled" in own: yield from (("whole numbers", f"times {10 ** n}", written(decimals=n, scaled=True)) for n in (1, 2))
     if "bins" in own: yield from (("bins", str(n), written(bins=n)) for n in (15, 63, 1023) if n != own["bins"])
+    yield from (("tokens", value, {"model": {**cell.model, "words": words}}) for value, words in (("words and whole numbers", True), ("single digits", False)))
+
+def _tokens_differ(cell, spaces):
+    "Whether the way a cell cuts text into tokens is possible, and not what is done anyway. Raises `UserError` for a text that cannot be written."
+    writer, words = cell.writer(spaces), cell.model.get("words")
+    return words is None or words != writes_words(writer) and (not words or has_words(writer))
 
 def ablation_cells(
     cell: Cell,  # of a task; its serializer and seed do not matter
@@ -234,12 +243,13 @@ def ablation_cells(
     only: Sequence[str] | None = None,  # which ablations, such as "rewards"; default: all
 ) -> list[Cell]:
     "Cells that differ in one thing from that of the best serializer, or of the best one that has the setting in question."
-    found = {}
+    found, spaces = {}, make_task(cell.task, **cell.params).view("language").spaces
     for name in ranking:
         for what, value, changes in _variants(replace(cell, serializer=name)):
             if only is not None and what not in only: continue
             changed = replace(cell, **{"serializer": name, **changes, "ablation": what, "value": value})
-            try: changed.writer(make_task(cell.task, **cell.params).view("language").spaces)
+            try:
+                if not _tokens_differ(changed, spaces): continue
             except UserError: continue  # this form cannot be written so
             if found.setdefault(what, {}) and next(iter(found[what].values())).form != name: continue
             found[what][value] = changed

@@ -254,7 +254,7 @@ def train(
                         f"what was saved is in {args.output_dir}, and the same call with resume goes on from there") from e
     return trainer.state.log_history
 
-# %% ../nbs/40_train.ipynb #268e5243
+# %% ../nbs/40_train.ipynb #48bb4fd0
 def _reward_values(store, most=8, histories=200):
     "The rewards that occur, if they are few: then the reward head tells classes apart. A sample of histories decides."
     some = np.unique(np.linspace(0, len(store) - 1, min(histories, len(store))).astype(int))
@@ -288,15 +288,16 @@ def _rl_model(store, windows, given, about):
     values = _reward_values(store)
     return RLModel(RLConfig(store.spaces, **{"context": context, "reward_values": values, "reward_scale": 1. if values else _reward_scale(store), "about": about, **given})), {}
 
-LM_SETTINGS = {"width": 64, "layers": 2, "heads": 2, "max_tokens": 2048, "base": "", "lora": 0, "max_action_tokens": 128, "slide": 1, "ask": 1.0, "field_weights": {}, "vocab_size": 512}  # that `distill` takes for a language model, with their defaults
+LM_SETTINGS = {"width": 64, "layers": 2, "heads": 2, "max_tokens": 2048, "base": "", "lora": 0, "max_action_tokens": 128, "slide": 1, "ask": 1.0, "field_weights": {}, "vocab_size": 512, "words": None}  # that `distill` takes for a language model, with their defaults
 
 def _lm_model(store, windows, given, about, serializer):
     "A language model for a store, fresh or pretrained, and what its data set needs beside the windows."
     given = _only(given, LM_SETTINGS, "language model")
     shape = {k: given.pop(k) for k in ("width", "layers", "heads", "max_tokens") if k in given}
-    base, lora, vocab_size = given.pop("base", ""), given.pop("lora", 0), given.pop("vocab_size", None)
+    base, lora, cut = given.pop("base", ""), given.pop("lora", 0), {k: given.pop(k) for k in ("vocab_size", "words") if k in given}
+    if base and cut.get("words") is not None: raise UserError(f"words decides how a new tokenizer cuts text; {base} has one of its own, so leave it out")
     if base and {"width", "layers", "heads"} & shape.keys(): raise UserError(f"width, layers and heads are those of the base model {base}; leave them out")
-    tokenizer = load_tokenizer(base) if base else build_tokenizer(serializer, sample(store), vocab_size)
+    tokenizer = load_tokenizer(base) if base else build_tokenizer(serializer, sample(store), **cut)
     lm = pretrained_lm(base, lora) if base else small_lm(tokenizer, **shape)
     longest = shape.get("max_tokens") or min(2048, getattr(lm.config, "max_position_embeddings", None) or 2048)
     settings = LMSettings(episodes=windows.episodes, max_tokens=longest, sort=windows.sort, about=about, **given)

@@ -277,14 +277,15 @@ def test_coords_writes_the_longest_words_from_the_left(text, words):
 
 
 @pytest.mark.parametrize("typed, settings", [("coords", {}), ("coords skip_zero=true late_reward=True digits=2", {"skip_zero": True, "late_reward": True, "digits": 2}),
-                                             ("bins limit=50.5 bins=16", {"limit": 50.5, "bins": 16}), ("bins rewards=-1,1", {"rewards": (-1, 1)}), ("plain delimiter==", {"delimiter": "="}),
+                                             ("bins limit=50.5 bins=16", {"limit": 50.5, "bins": 16}), ("bins rewards=-1,1", {"rewards": (-1, 1)}), ("plain delimiter==", {"delimiter": "="}), ("coords decimals=2 scaled=true", {"decimals": 2, "scaled": True}),
                                              ("compact digits=none names=r,c", {"digits": None, "names": ("r", "c")}), ("json order=state,action,reward,logprob", {"order": "state action reward logprob"})])
 def test_settings_may_stand_behind_the_name(typed, settings):
     spaces = Spaces(MultiDiscrete([9, 9]), Discrete(5))
     assert make_serializer(typed, spaces) == make_serializer(typed.split()[0], spaces, **settings)
 
 
-@pytest.mark.parametrize("typed", ["", " ", "coords digits", "coords =2", "coords digit=2", "cords digits=2", "coords digits=2 digits=3", "coords digits=1.5", "bins rewards=1", "coords skip_zero=1"])
+@pytest.mark.parametrize("typed", ["", " ", "coords digits", "coords =2", "coords digit=2", "cords digits=2", "coords digits=2 digits=3", "coords digits=1.5", "bins rewards=1", "coords skip_zero=1",
+                                   "coords decimals=-1", "coords decimals=1.5", "coords scaled=true", "coords decimals=2 scaled=2", "bins decimals=2"])
 def test_mistakes_behind_the_name_are_one_line(typed):
     with pytest.raises(UserError) as e: make_serializer(typed, Spaces(Discrete(3), Discrete(5)))
     assert "\n" not in str(e.value)
