@@ -45,7 +45,7 @@ def main(ctx: click.Context) -> None:
         if hasattr(stream, "reconfigure"): stream.reconfigure(errors="replace")  # a terminal that cannot write ▁▂▃ gets ???
     if ctx.invoked_subcommand is None: click.echo(ctx.get_help())
 
-# %% ../nbs/50_cli.ipynb #48a7543b
+# %% ../nbs/50_cli.ipynb #80eeead0
 @main.command("tasks")
 @json_option
 def _tasks(as_json):
@@ -71,10 +71,13 @@ def _sources(as_json):
 def _readers(as_json):
     """List the kinds of RLHF logs that can be imported, with the settings of their readers.
 
+    `import` takes datasets of Minari and of Hugging Face datasets, too.
+
     \b
     Example: ad_distill readers
     """
     list_registered("reader", as_json)
+    if not as_json: click.echo("and, for import: minari and datasets (see `ad_distill import --help`)")
 
 # %% ../nbs/50_cli.ipynb #12dac32b
 def _examples():
@@ -110,17 +113,20 @@ def _settings(model, as_json):
     """
     list_settings(model, as_json)
 
-# %% ../nbs/50_cli.ipynb #db347ff6
+# %% ../nbs/50_cli.ipynb #1cb75d3b
 def _choose_source(task, name, pairs):
     "The source asked for, or else the first that can learn the task."
     if name is not None: return make("source", name, pairs)
     from ad_distill.trajectory import UserError
+    refused = []
     for name, cls in sorted(registered("source").items(), key=lambda kv: ["thompson", "q_learning", "rloo", "ppo", kv[0]].index(kv[0])):
+        if name == "random": continue  # it learns nothing, so it has to be asked for
         try: cls().check(task)
-        except UserError: continue
+        except UserError as e: refused.append(str(e)); continue
         click.echo(f"source: {name} (--source takes another)", err=True)
         return make("source", name, pairs)
-    raise UserError(f"no source can learn task {task.name!r}")
+    missing = next((f": {why}" for why in refused if "pip install" in why), "")
+    raise UserError(f"no source can learn task {task.name!r}{missing}; --source random records random actions")
 
 @main.command("generate")
 @click.argument("task")

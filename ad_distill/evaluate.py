@@ -26,7 +26,7 @@ from .sources import Source
 from .tasks.core import Agent, RandomAgent, Split, StreamDraws, Task, check_same_task, rollout, stream_seeds, task_id
 from .trajectory import UserError, nearest
 
-# %% ../nbs/41_evaluate.ipynb #bef26391
+# %% ../nbs/41_evaluate.ipynb #7be83257
 class ModelAgent:
     "A frozen RL Format model acting in a batch of environments, its context in a ring buffer."
     def __init__(self,
@@ -45,7 +45,7 @@ class ModelAgent:
         return self.action.cpu().numpy(), self.logprob.cpu().numpy()
 
     def observe(self, state: np.ndarray, action: np.ndarray, reward: np.ndarray, terminated: np.ndarray, truncated: np.ndarray, next_state: np.ndarray) -> None:
-        if self.expected is not None: self.reward_right = self.expected.cpu().numpy() == np.asarray(reward, np.float32)
+        if self.expected is not None and self.model.settings.reward_values: self.reward_right = self.expected.cpu().numpy() == np.asarray(reward, np.float32)
         self.model.observe(self.cache, self.action, self._tensor(reward, torch.float32), self.logprob, self._tensor(terminated | truncated))
 
 def load_model(

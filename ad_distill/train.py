@@ -171,7 +171,7 @@ def reward_accuracy(
     correlation = float(torch.corrcoef(torch.stack([predicted, actual]))[0, 1]) if len(actual) > 1 and actual.std() > 0 and predicted.std() > 0 else math.nan
     return {"reward_correlation": correlation, "reward_mae": float((predicted - actual).abs().mean())}
 
-# %% ../nbs/40_train.ipynb #24e8b57a
+# %% ../nbs/40_train.ipynb #3ecd4e39
 class _Reader(LMAgent):
     "Takes the actions it is told to take, and notes how probable it finds the legal ones."
     def follow(self, state, action, reward):
@@ -206,6 +206,7 @@ def text_metrics(
         reader.observe(state, action, reward, terminated, truncated, state)
     out = {"legal_action_rate": float(np.mean(legal))} if reader.trie and legal else {}
     values, counts = np.unique(columns["reward"], return_counts=True)
+    if not model.settings.field_weights["reward"]: return out  # it was not taught rewards
     if len(values) > 16: return out | _expected(model, dataset, n)
     if right and not np.isnan(right).all(): out |= {"reward_accuracy": float(np.nanmean(right)), "reward_accuracy_guess": float(counts.max() / counts.sum())}
     return out

@@ -41,6 +41,14 @@ def talk(agent, kind, streams, n=10):
     return [np.stack(x) for x in zip(*out)]
 
 
+@pytest.mark.parametrize("sort", [False, True])
+def test_a_model_that_was_not_taught_rewards_is_not_asked_for_them(sort):
+    streams = [3, 5]
+    without, taught = (talk(LMAgent(writer("grid", field_weights={"reward": w}, sort=sort), streams), "grid", streams) for w in (0., 1.))
+    assert np.isnan(without[-1]).all() and not np.isnan(taught[-1]).all()
+    assert np.array_equal(without[1], taught[1]) and np.array_equal(without[2], taught[2])
+
+
 @pytest.mark.parametrize("kind, name", [("text", "plain"), ("text", "coords words=the"), ("box", "plain"), ("box", "bins bins=15"), ("grid", "compact"), ("grid", "plain"), ("many", "json")])
 def test_a_stream_writes_the_same_alone_in_company_and_however_the_cache_lies(kind, name, monkeypatch):
     streams = [3, 5, 8]

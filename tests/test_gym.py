@@ -208,6 +208,8 @@ def test_sources_that_do_not_fit_are_refused_before_any_work(tmp_path, name, id,
 def test_without_the_extra(tmp_path):
     got = python("import sys; sys.modules['stable_baselines3'] = None\nfrom ad_distill.cli import main\nmain(['generate', 'gym:CartPole-v1', '--source', 'ppo', '--out', 'x'])", cwd=tmp_path, check=False)
     assert got.returncode == 2 and got.stderr == "ad_distill: source 'ppo' needs stable-baselines3: pip install 'ad_distill[sb3]'\n"
+    got = python("import sys; sys.modules['stable_baselines3'] = None\nfrom ad_distill.cli import main\nmain(['generate', 'gym:CartPole-v1', '--out', 'x'])", cwd=tmp_path, check=False)
+    assert got.returncode == 2 and "pip install 'ad_distill[sb3]'" in got.stderr and "--source random" in got.stderr and got.stderr.count("\n") == 1 and not (tmp_path / "x").exists()
     assert set(FAST) <= set(SOURCES)
 
 

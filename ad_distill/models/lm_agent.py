@@ -16,7 +16,7 @@ from .lm import LMModel
 from .lm_context import Context, Foreseen, Trie
 from ..trajectory import UserError
 
-# %% ../../nbs/32_lm_agent.ipynb #29a5bf83
+# %% ../../nbs/32_lm_agent.ipynb #9afb9ed4
 class LMAgent:
     "A frozen language model acting in a batch of environments. After `act`: `failed` and `reward_right`, (b,) each; see there."
     def __init__(self,
@@ -36,6 +36,7 @@ class LMAgent:
             self.may_end = [bool(ends & set(s)) for s in model.tokenizer.batch_decode(np.arange(stream.size)[:, None])]
         self.context, self.rewards = Context(model, self.b, self.most), Foreseen(stream)
         self.failed, self.reward_right = np.zeros(self.b, bool), np.full(self.b, np.nan)
+        self.foresees = model.settings.field_weights["reward"] > 0  # otherwise it was not taught rewards
         order = model.serializer.order
         self.asked = np.full(self.b, model.settings.ask, np.float32) if order.index("reward") < order.index("action") and not model.serializer.late_reward else None  # rewards to ask for
 
@@ -122,10 +123,11 @@ class LMAgent:
         if self.last is None: context.write(self.model.stream.before_action(state))
         else:
             behind, ahead, places = self.rewards.find(state, *self.last)
+            places = places if self.foresees else []
             context.write(behind)
             done = self.last[2] | self.last[3]
             context.earn(self.last[0])
-            if self.model.settings.sort and done.any(): places = self._foreseen(places, ahead)
+            if self.model.settings.sort and done.any() and places: places = self._foreseen(places, ahead)
             context.end(done)
             if self.model.settings.sort: context.sort(done)
             context.write(ahead)
