@@ -6,7 +6,7 @@
 __all__ = ['WIRINGS', 'EMBEDDED', 'DECIMALS', 'FORMAT', 'VERSION', 'TASK', 'SOURCE', 'thinned', 'rewired', 'pack_histories',
            'recorded_task', 'lander_histories', 'main']
 
-# %% ../nbs/17b_gym_data.ipynb #6bdfe1ea
+# %% ../nbs/17b_gym_data.ipynb #36ae9186
 import json, sys, tempfile
 from dataclasses import replace
 from importlib.resources import files
@@ -19,7 +19,7 @@ from gymnasium.spaces import Box, Discrete
 from .sources import generate
 from .sources_sb3 import PPO
 from .store import Store, StoreWriter
-from .tasks.core import task_id
+from .tasks.core import make_task, task_id
 from .tasks.gym import GymTask
 from .trajectory import History, Spaces, UserError, column_dtype
 
@@ -38,7 +38,7 @@ def thinned(
             if not writer.has(i): writer.put(i, store[i].stride(every))
     return Store.open(path)
 
-# %% ../nbs/17b_gym_data.ipynb #1cbfd5b3
+# %% ../nbs/17b_gym_data.ipynb #35b3cbb5
 WIRINGS = ("actions", "sides")  # variations whose value says what each action does
 
 def rewired(
@@ -47,7 +47,7 @@ def rewired(
     task: GymTask,  # the same one, with other `vary`
 ) -> Store:
     "The histories of a store, actions renumbered, as histories of another task."
-    old, n = GymTask(**_fields(store.info["task"])), int(store.spaces.action.n)
+    old, n = _task(store.info["task"]), int(store.spaces.action.n)
     def split(described):
         rest = {k: v for k, v in described.items() if k not in WIRINGS}
         return np.array(next((described[k] for k in WIRINGS if k in described), range(n))), rest
@@ -61,7 +61,7 @@ def rewired(
             writer.put(i, History({**h.columns, "action": action}, h.lengths, h.spaces, {**about, "instance": h.task["instance"]}, h.source, h.seed, h.versions))
     return Store.open(path)
 
-def _fields(task): return {"id": task["name"].partition(":")[2], **task["params"]}
+def _task(described): return make_task(described["name"], **described["params"])
 
 # %% ../nbs/17b_gym_data.ipynb #b3836516
 EMBEDDED = Path(str(files("ad_distill"))) / "data" / "lunarlander_ppo.parquet"  # the recorded histories
@@ -111,7 +111,7 @@ def pack_histories(
     pq.write_table(pa.Table.from_pylist(rows, schema), temporary, compression="brotli", compression_level=11, use_dictionary=False, write_statistics=False, column_encoding=split, data_page_size=2 ** 26)
     return temporary.rename(path)
 
-# %% ../nbs/17b_gym_data.ipynb #cb03266b
+# %% ../nbs/17b_gym_data.ipynb #a4df0685
 def _read(path):
     "Table and metadata of a file."
     import pyarrow as pa
@@ -140,7 +140,7 @@ def recorded_task(
     file: str | Path | None = None,  # packed histories; default: those that come with the library
 ) -> GymTask:
     "The task whose histories a file holds."
-    return GymTask(**_fields(_read(file or EMBEDDED)[1]["info"]["task"]))
+    return _task(_read(file or EMBEDDED)[1]["info"]["task"])
 
 def lander_histories(
     path: str | Path,  # directory of the store; made, or opened if it is there

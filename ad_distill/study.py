@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['POINTS', 'Cell', 'study_cells', 'cell_stores', 'field_bits', 'run_cell', 'run_cells', 'ablation_cells']
 
-# %% ../nbs/44_study.ipynb #32e79160
+# %% ../nbs/44_study.ipynb #30499f16
 import hashlib
 import json
 import math
@@ -24,6 +24,7 @@ from transformers.utils.logging import disable_progress_bar
 from .dataset import TrajectoryDataset, Windows, collate
 from .evaluate import by_history, evaluate, load_model, pick_instances
 from .experiment import together
+from .metrics import text_metrics
 from .models.lm import LMModel
 from .serialize import FIELDS, SERIALIZERS, Serializer, make_serializer
 from .sources import SOURCES, generate, make_source
@@ -32,7 +33,7 @@ from .story_data import story_histories
 from .tasks.core import TASKS, make_task
 from .tasks.rlhf import text_store
 from .tokenizers import has_words, writes_words
-from .train import distill, text_metrics
+from .train import distill
 from .trajectory import Spaces, UserError, versions
 
 # %% ../nbs/44_study.ipynb #8f38df6d
