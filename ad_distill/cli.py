@@ -162,14 +162,14 @@ def _generate(task, source, histories, episodes, seed, out, workers, ray, params
     report(s, as_json, f"{out}: {s['histories']:,} histories, {s['episodes']:,} episodes, {s['transitions']:,} transitions, "
                         f"{s['bytes'] / 1e6:.1f} MB, {s['seconds']:.1f} s")
 
-# %% ../nbs/50_cli.ipynb #c8c79d74
+# %% ../nbs/50_cli.ipynb #55f6ef92
 def _left_out(got):
     "What was left out, in words; empty if nothing was."
     files, rollouts = got["left_out"]["files"], got["left_out"]["rollouts"]
     parts = [f"{files} damaged file{'s' * (files != 1)}"] * (files > 0) + [f"at least {rollouts} rollout{'s' * (rollouts != 1)}"] * (rollouts > 0)
     return f"; left out: {', '.join(parts)}" if parts else ""
 
-def _import_exchange(kind, path, out, unfit, quiet, as_json):
+def _import_exchange(kind, path, out, unfit, env, quiet, as_json):
     "A dataset of Minari, or of episodes, as a store."
     from ad_distill.trajectory import UserError
     if unfit: raise UserError(f"{', '.join(unfit)}: for logs of RLHF trainers, not for {kind}")
@@ -177,7 +177,7 @@ def _import_exchange(kind, path, out, unfit, quiet, as_json):
     with interruptible("nothing was written"):
         if kind == "minari":
             from ad_distill.exchange import from_minari
-            store = from_minari(path, out, wants_bar(quiet))
+            store = from_minari(path, out, wants_bar(quiet), env)
         else:
             from ad_distill.hub import from_dataset
             store = from_dataset(path, out)
@@ -204,14 +204,17 @@ def _import(reader, path, out, tokenizer, skip_bad, reward, settings, quiet, as_
              ad_distill import trlx logs/trlx --skip-bad --reward vader --out runs/trlx
              ad_distill import trl runs/grpo/completions -s columns accuracy,format -s weights 1,0.5 --out runs/trl
 
-    READER may also be minari (PATH: id or folder of a dataset) or datasets (PATH: what `export --to datasets` made; hub:USER/NAME for one on the hub).
+    READER may also be minari (PATH: id or folder of a dataset; -s env ID where it does not name its environment) or datasets (PATH: what `export --to datasets` made; hub:USER/NAME for one on the hub).
 
     \b
     Example: ad_distill import minari cartpole/ppo-v0 --out runs/cartpole
+             ad_distill import minari cartpole/unnamed-v0 -s env CartPole-v1 --out runs/cartpole
     """
     if reader in ("minari", "datasets"):
-        given = {"--tokenizer": tokenizer, "--skip-bad": skip_bad, "--reward": reward, "-s": settings}
-        return _import_exchange(reader, path, out, [k for k, v in given.items() if v], quiet, as_json)
+        more = dict(settings)
+        env = more.pop("env", "") if reader == "minari" else ""
+        given = {"--tokenizer": tokenizer, "--skip-bad": skip_bad, "--reward": reward, **{f"-s {k}": True for k in more}}
+        return _import_exchange(reader, path, out, [k for k, v in given.items() if v], env, quiet, as_json)
     from ad_distill.import_logs import import_log
     reader, start = make("reader", reader, settings), time.perf_counter()
     with interruptible("nothing was written"): store, got = import_log(reader, path, out, tokenizer, skip_bad, reward, wants_bar(quiet))
@@ -313,7 +316,7 @@ def _parse(file, serializer, writes, task, params, episodes, as_json):
     found = serializer_of(serializer, task.spaces, writes).parse_file(file)
     show_parsed({"path": file, "task": task.name, "serializer": serializer}, found, episodes, as_json)
 
-# %% ../nbs/50_cli.ipynb #7996d49c
+# %% ../nbs/50_cli.ipynb #4a5167ac
 def _online(task):
     "What `-s evaluate_every N` runs: the score on a few held-out instances."
     from ad_distill.evaluate import evaluate, summarize
@@ -334,6 +337,7 @@ def _task_of(made_from, where):
     from ad_distill.trajectory import UserError
     try: name, params = made_from["task"]["name"], made_from["task"]["params"]
     except (KeyError, TypeError): raise UserError(f"{where} does not say which task it was made from") from None
+    if name == "minari": raise UserError(f"{where} holds a Minari dataset that names no environment; say which it is when you import it: ad_distill import minari {params.get('dataset', 'ID')} -s env ID --out DIR")
     registered("task")  # all that there are
     return make_task(name, **params)
 

@@ -310,21 +310,23 @@ def _trajectory(leaves, theirs, spaces, logprob=None):
     return Trajectory(state=_column(theirs[0], part["observations"])[:n], action=_column(theirs[1], part["actions"]), reward=part["rewards"],
                       logprob=np.full(n, np.nan) if logprob is None else logprob, terminated=flags["terminations"], truncated=flags["truncations"], spaces=spaces)
 
-# %% ../nbs/04b_exchange.ipynb #9667a0d0
+# %% ../nbs/04b_exchange.ipynb #7a49fd71
 def from_minari(
     dataset: Any,  # id of one on this machine, its folder, or a `minari.MinariDataset`
     out: str | Path,  # directory of the new store
     progress: bool = False,  # show a progress bar, in transitions
+    env: str = "",  # id of the environment that it was recorded in, such as "CartPole-v1", for a dataset that names none
 ) -> Store:  # of one history, or, if the dataset came from a store, of those of that store
     "A dataset of Minari as a store. `to_minari` gives an equal dataset back."
     dataset = _opened(dataset)
     storage, warned = dataset.storage, f"dataset {dataset.id}"
     metadata = storage.read_raw_metadata(storage.data_path)
     with _made(out) as work, tqdm(total=int(dataset.total_steps), unit=" transitions", unit_scale=True, desc="reading", disable=not progress) as bar:
+        task = _task_of(metadata, env)
         if "ad_distill" in metadata:
             _ours(metadata["ad_distill"], _episodes(dataset, bar), work)
             _copy_beside(storage.data_path / "ad_distill", work)
-        else: _theirs(metadata, _episodes(dataset, bar), work, warned)
+        else: _theirs(metadata, task, _episodes(dataset, bar), work, warned)
     return Store.open(out)
 
 def _ours(facts, episodes, out):
@@ -342,7 +344,7 @@ def _ours(facts, episodes, out):
             writer.put(i, History.from_episodes(parts, **about) if parts else History(nothing, np.zeros(0, np.int32), spaces, **about))
         if next(episodes, None): raise UserError("the dataset has more episodes than its histories: only a whole one can become the store again")
 
-def _theirs(metadata, episodes, out, where):
+def _theirs(metadata, task, episodes, out, where):
     "A store with one history of the episodes of somebody else's dataset."
     theirs = [_minari_space(metadata, k) for k in ("observation", "action")]
     spaces, parts, facts, dtypes = Spaces(*map(_held, theirs)), [], [], {}
@@ -358,13 +360,18 @@ def _theirs(metadata, episodes, out, where):
             facts.append(about)
         if not parts: raise UserError(f"{where} holds no episode")
         beside.close()
-        task, source = _task_of(metadata), {"name": metadata.get("algorithm_name") or "minari", "params": {"dataset": metadata["dataset_id"]}}
+        source = {"name": metadata.get("algorithm_name") or "minari", "params": {"dataset": metadata["dataset_id"]}}
         made_with = {**versions(), "minari": metadata["minari_version"]}
         with StoreWriter(out, spaces, {"task": task, "source": source, "n_episodes": len(parts)}) as writer:
             writer.put(0, History.from_episodes(parts, task={**task, "instance": None}, source=source, seed=facts[0].get("seed") or 0, versions=made_with))
         for p in Path(folder).iterdir(): shutil.move(p, out / p.name)
 
-def _task_of(metadata):
-    "The task of a dataset: the environment that it names."
-    try: return {"name": "gym", "params": {"id": json.loads(metadata["env_spec"])["id"]}}
-    except (KeyError, TypeError, ValueError): return {"name": "minari", "params": {"dataset": metadata["dataset_id"]}}
+def _task_of(metadata, env):
+    "The task of a dataset: the environment that it names, or that is given. Parameters that it does not say have their defaults."
+    try: spec = json.loads(metadata["env_spec"]) or {}
+    except (KeyError, TypeError, ValueError): spec = {}
+    named = metadata.get("ad_distill", {}).get("info", {}).get("task", {}).get("name") or spec.get("id")
+    if env and named: raise UserError(f"{metadata['dataset_id']} says itself where it was recorded, in {named}; leave out env, {env!r} came")
+    if not (env or named): return {"name": "minari", "params": {"dataset": metadata["dataset_id"]}}
+    said = {"max_steps": spec.get("max_episode_steps"), "kwargs": json.dumps(spec["kwargs"]) if spec.get("kwargs") else None}
+    return {"name": f"gym:{env or named}", "params": {k: v for k, v in said.items() if v is not None}}

@@ -173,7 +173,7 @@ def train(
                         f"what was saved is in {args.output_dir}, and the same call with resume goes on from there") from e
     return trainer.state.log_history
 
-# %% ../nbs/40_train.ipynb #b68e3890
+# %% ../nbs/40_train.ipynb #4c6a2862
 def _some_rewards(store, histories):
     "Rewards of a sample of histories, for each of them."
     some = np.unique(np.linspace(0, len(store) - 1, min(histories, len(store))).astype(int))
@@ -191,7 +191,7 @@ def _reward_scale(store):
     return float(np.sqrt(np.nanmean(rewards ** 2))) if np.nan_to_num(rewards).any() else 1.
 
 def _check_split(task, store, allow_held_out):
-    seen = np.unique([store[i].task["instance"] for i in range(len(store))])
+    seen = np.unique([k for h in store if (k := h.task["instance"]) is not None]).astype(int)  # None: recorded elsewhere, in none of our instances
     if not allow_held_out and not task.is_train(seen).all():
         raise UserError(f"the store {store.path} has histories of {int((~task.is_train(seen)).sum())} held-out instances; a model trained on them could not be evaluated on them. "
                         f"Generate with the training split")

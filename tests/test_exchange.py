@@ -214,6 +214,31 @@ def test_a_dataset_of_minari_returns_from_a_store(record, env, data_format, tmp_
         for name in ("transitions.arrow", "minari.npz"): assert back[name] == written(store)[name], name
 
 
+@pytest.mark.parametrize("named", [True, False])
+def test_a_model_learns_from_a_dataset_of_minari(named, tmp_path, monkeypatch):
+    "From somebody else's episodes to a model that acts, by commands alone."
+    monkeypatch.chdir(tmp_path)
+    env = gym.make("CartPole-v1", max_episode_steps=12) if named else gym.wrappers.TimeLimit(gym.make("CartPole-v1").unwrapped.__class__(), 12)
+    env.action_space.seed(0)
+    by_buffers(env, "cart/pole-v0", "hdf5", False)
+    train = "train store --steps 2 --episodes 2 --stride 1 -s width 16 -s layers 1 -s heads 1 --out model".split()
+    if named: assert command("import", "minari", "cart/pole-v0", "--out", "store")[0] == 0
+    else:
+        assert command("import", "minari", "cart/pole-v0", "--out", "nameless")[0] == 0
+        code, _, err = command("train", "nameless", *train[2:])
+        assert code == 2 and "-s env ID" in err and err.count("\n") == 1
+        assert command("import", "minari", "cart/pole-v0", "-s", "env", "CartPole-v1", "--out", "store")[0] == 0
+    task = Store.open("store").info["task"]
+    assert task == {"name": "gym:CartPole-v1", "params": {"max_steps": 12} if named else {}}
+    code, _, err = command(*train)
+    assert code == 0, err
+    code, said, err = command("evaluate", "model", "--episodes", "2", "--instances", "3", "--out", "played.csv", "--json")
+    assert code == 0 and json.loads(said)["task"] == "gym:CartPole-v1", err
+    for wrong, says in ((["-s", "env", "Pendulum-v1"] if named else ["-s", "evn", "CartPole-v1"], "leave out env" if named else "-s evn"),):
+        code, said, err = command("import", "minari", "cart/pole-v0", *wrong, "--out", "x")
+        assert code == 2 and says in err and err.count("\n") == 1 and not (tmp_path / "x").exists(), err
+
+
 def test_who_names_a_file_runs_no_code(tmp_path):
     "A dataset that says nothing of its spaces would have Minari make the environment that it names."
     store = made_store(tmp_path / "store", **CASES["discrete"])

@@ -138,7 +138,7 @@ class Task:
         "Raise `UserError` when the store's histories are not of this task with these parameters."
         check_same_task(self, store.info["task"], f"the store {store.path}")
 
-# %% ../../nbs/10_tasks.ipynb #7db0ce4f
+# %% ../../nbs/10_tasks.ipynb #cf56054d
 def register_task(
     name: str,  # as typed on the command line
 ) -> Callable:
@@ -167,7 +167,8 @@ def check_same_task(
     "Raise `UserError` when something was made from another task, or from the same one with other parameters."
     if made_from["name"] != task.name:
         raise UserError(f"{where} was made from task {made_from['name']!r}, not {task.name!r}; choose one that fits the other")
-    ours, theirs = task.params, made_from["params"]
+    ours, defaults = task.params, {f.name: f.default for f in dataclasses.fields(task)}
+    theirs = {**{k: defaults[k] for k in ours if k in defaults}, **made_from["params"]}  # one that is not named has its default
     if differ := sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k)):
         raise UserError(f"{where} was made from {task.name!r} with other parameters: " + ", ".join(f"{k}={theirs.get(k)!r}, asked for {ours.get(k)!r}" for k in differ))
 
