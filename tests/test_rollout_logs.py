@@ -11,14 +11,15 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import python
 
-import ad_distill.rollout_logs as logs
+import ad_distill.trlx_logs as logs
 from ad_distill.cli import main
 from ad_distill.import_logs import import_log
-from ad_distill.rollout_logs import Problems, TrlX
+from ad_distill.rollout_logs import Problems
 from ad_distill.store import Store
 from ad_distill.tasks.rlhf import episode_tokens, text_store
 from ad_distill.trajectory import UserError
 from ad_distill.trl_logs import TRL
+from ad_distill.trlx_logs import TrlX
 
 DATA = Path(__file__).resolve().parent / "data"
 TRLX, TRL_LOGS = DATA / "trlx_logs", DATA / "trl_logs"
