@@ -119,7 +119,7 @@ def show_report(
     shown = found.assign(ci=[f"{low:+.2f} to {high:+.2f}" for low, high in found["ci"]]).rename(index={**NAMES, **(names or {})})
     return shown.rename(columns={"of_source": "of the source's", "episodes_to_source": f"episodes to {KEPT:g} of it"}).dropna(axis=1, how="all").to_string(float_format=lambda v: f"{v:.3f}", na_rep="-")
 
-# %% ../nbs/44c_gym_experiment.ipynb #73185d3e
+# %% ../nbs/44c_gym_experiment.ipynb #622ff153
 def draw(
     table: pd.DataFrame,  # from `play_all`
     title: str,  # of the left side
@@ -129,7 +129,7 @@ def draw(
     figure, axes = plt.subplots(1, 2, figsize=(11, 3.8), layout="constrained", width_ratios=(3, 2))
     plot_curves(table, axes[0]).set_title(title)
     axes[0].axhline(1, color=STYLE["optimum"][1], ls="--", lw=1.2, label=top)
-    axes[0].legend(fontsize=8, frameon=False)
+    axes[0].legend(fontsize=8, framealpha=.85, edgecolor="none")
     first = table["agent"].iloc[0]
     plot_instances(table[table.agent == first], axes[1]).set_title(f"{NAMES.get(first, first)} by held-out instance")
     return figure, list(axes)

@@ -41,7 +41,7 @@ def plot_curves(
     ax.legend(fontsize=8, frameon=False)
     return ax
 
-# %% ../nbs/42_plot.ipynb #de9dbcf8
+# %% ../nbs/42_plot.ipynb #6c76abf3
 def plot_instances(
     table: pd.DataFrame,  # rows of one agent
     ax: Axes | None = None,  # where to draw; default: new axes
@@ -52,7 +52,8 @@ def plot_instances(
     grid = table.pivot_table(index="instance", columns="episode", values=value)
     grid = grid.loc[grid.mean(axis=1).sort_values(ascending=False).index]
     image = ax.imshow(grid, aspect="auto", vmin=0, vmax=1, cmap="viridis", interpolation="nearest", extent=(.5, grid.shape[1] + .5, len(grid) - .5, -.5))
-    ax.set(xlabel="episode", ylabel="instance", yticks=range(len(grid)))
-    ax.set_yticklabels(grid.index, fontsize=6)
+    every = -(-len(grid) // 30)  # instances a label, so that labels do not run into each other
+    ax.set(xlabel="episode", ylabel="instance", yticks=range(0, len(grid), every))
+    ax.set_yticklabels(grid.index[::every], fontsize=6)
     ax.figure.colorbar(image, ax=ax, label=value)
     return ax
