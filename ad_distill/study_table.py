@@ -106,7 +106,7 @@ def _row(key, looks, scores, reference):
     paired = np.array([scores[key][s] for s in both]) - np.array([scores[reference][s] for s in both])
     return row | {"reference": reference[2], **dict(zip(("difference", "difference_low", "difference_high"), _interval(paired)))}
 
-# %% ../nbs/44b_study_table.ipynb #721b21cd
+# %% ../nbs/44b_study_table.ipynb #6c4c06ca
 COLORS = dict(zip(FIELDS, ("#8d96a3", "#d1495b", "#edae49", "#00798c", "#d8dee6")))
 
 def plot_study(
@@ -130,11 +130,11 @@ def plot_study(
             column[1].barh(range(len(forms)), bits, left=left, color=COLORS[name], label=name)
             left = left + bits
         for i, tokens in enumerate(rows["tokens"]): column[1].text(left[i], i, f" {tokens:.3g} tokens", va="center", fontsize=7)
-        column[1].set(yticks=range(len(forms)), yticklabels=forms, xlabel="bits a transition, by field", xlim=(0, left.max() * 1.35))
+        column[1].set(yticks=range(len(forms)), yticklabels=forms, xlabel="bits a transition, by field", xlim=(0, left.max() * 1.8))
         if not ablated: continue
         rows = mine[(mine["ablation"] != "") & (mine["view"] == VIEWS[0])]
         if len(rows): _bars(column[2], rows, "difference", np.arange(len(rows))[::-1], "#7b2d8b", None)
-        column[2].set(yticks=range(len(rows)), yticklabels=[f"{r.ablation}: {r.value} ({r.serializer})" for r in rows.itertuples()][::-1], xlabel="what the ablation changes in the score")
+        column[2].set(yticks=range(len(rows)), yticklabels=[f"{r.ablation}: {r.value} ({r.serializer})" for r in rows.itertuples()][::-1], xlabel="change of the score")
         column[2].axvline(0, color="#30343f", lw=.8); column[2].tick_params(axis="y", labelsize=6)
     for ax in axes.flat: ax.grid(alpha=.25, axis="x"); ax.spines[["top", "right"]].set_visible(False)
     for ax in axes[:2, -1]: ax.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1.01, .5))  # beside the last column, where no mark is
