@@ -5,15 +5,16 @@
 # %% auto #0
 __all__ = ['RayPool']
 
-# %% ../nbs/11b_ray.ipynb #68bfea4f
-import logging, os, socket
+# %% ../nbs/11b_ray.ipynb #bb06d9eb
+import logging, os, signal, socket, threading
 from collections.abc import Callable
-from concurrent.futures import Executor, Future
+from concurrent.futures import CancelledError, Executor, Future
+from contextlib import contextmanager
 from typing import Any
 
 from .trajectory import UserError
 
-# %% ../nbs/11b_ray.ipynb #51023d2c
+# %% ../nbs/11b_ray.ipynb #2faeb114
 def _ray():
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would report to its makers
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -36,6 +37,16 @@ def _start(ray, address, workers):
     try: return ray.init(address, **quiet)
     except (ConnectionError, RuntimeError, ValueError, SystemExit) as e: raise UserError(f"--ray {address}: {(str(e) or repr(e)).splitlines()[0][:200]}") from e
 
+@contextmanager
+def _held():
+    "Ctrl-C waits until the block is through: a cluster that has half begun cannot end, and takes the process with it."
+    if threading.current_thread() is not threading.main_thread(): return (yield)
+    came = []
+    before = signal.signal(signal.SIGINT, lambda *_: came.append(True))
+    try: yield
+    finally: signal.signal(signal.SIGINT, before)
+    if came: raise KeyboardInterrupt
+
 def _call(function, args, kwargs): return function(*args, **kwargs)
 
 class RayPool(Executor):
@@ -46,9 +57,14 @@ class RayPool(Executor):
     ):
         self._ray, self._refs = _ray(), {}
         self._own = not self._ray.is_initialized()  # a program that has started Ray itself keeps its cluster
-        if self._own: _start(self._ray, address, workers)
-        self._remote = self._ray.remote(_call)
-        self.workers = max(1, int(self._ray.cluster_resources().get("CPU", 1)))
+        try:
+            with _held():
+                if self._own: _start(self._ray, address, workers)
+                self._remote = self._ray.remote(_call)
+                self.workers = max(1, int(self._ray.cluster_resources().get("CPU", 1)))
+        except KeyboardInterrupt:
+            self.shutdown(cancel_futures=True)
+            raise
 
     def submit(self,
         function: Callable,  # of a module that is installed on the whole cluster
@@ -63,7 +79,7 @@ class RayPool(Executor):
         return ours
 
     def _finish(self, theirs, ours):
-        self._refs.pop(ours, None)
+        if self._refs.pop(ours, None) is None: return  # given up
         try: ours.set_result(theirs.result())
         except self._ray.exceptions.RayTaskError as e: ours.set_exception(e.cause)
         except BaseException as e: ours.set_exception(UserError(f"Ray lost a job ({type(e).__name__}: {(str(e) or repr(e)).splitlines()[0][:200]}); what is stored is safe, and running the same command again goes on from there"))
@@ -73,8 +89,11 @@ class RayPool(Executor):
         *, cancel_futures: bool = False,  # give up those that are not finished
     ) -> None:
         "Leave the cluster; a local one ends."
-        refs = list(self._refs.values())
+        own = self._own and self._ray.is_initialized()
         if cancel_futures or not wait:
-            for ref in refs: self._ray.cancel(ref, force=True)
-        elif refs: self._ray.wait(refs, num_returns=len(refs))
-        if self._own and self._ray.is_initialized(): self._ray.shutdown()
+            while self._refs:
+                ours, ref = self._refs.popitem()
+                if not own: self._ray.cancel(ref, force=True)  # a cluster of ours ends as a whole
+                ours.set_exception(CancelledError())
+        elif refs := list(self._refs.values()): self._ray.wait(refs, num_returns=len(refs))
+        if own: self._ray.shutdown()

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from conftest import run
+from conftest import python, run
 
 from ad_distill.ray_workers import RayPool
 from ad_distill.sources import generate, make_source
@@ -92,10 +92,11 @@ def test_interrupted_command_goes_on(tmp_path):
     many = "generate dark_room --source q_learning --histories 60000 --episodes 300 --seed 3".split()  # far more than are learnt before it is interrupted
     process = subprocess.Popen([SCRIPT, *many, "--out", "broken", "--ray", "local", "--workers", "2"], cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True)
     index = tmp_path / "broken" / "index.jsonl"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while not index.exists() and time.monotonic() < deadline: time.sleep(.1)
+    assert index.exists(), "no history within four minutes"
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of its processes
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=240)
     assert process.returncode == 130 and err.startswith("ad_distill: interrupted; the histories that are complete are kept") and err.count("\n") == 1, err
     few = "generate dark_room --source q_learning --histories 7 --episodes 300 --seed 3 --quiet".split()
     run(SCRIPT, *few, "--out", "broken", cwd=tmp_path)
@@ -104,3 +105,22 @@ def test_interrupted_command_goes_on(tmp_path):
     for name in ("index.jsonl", "transitions.arrow"):
         whole = (tmp_path / "whole" / name).read_bytes()
         assert (tmp_path / "broken" / name).read_bytes()[:len(whole)] == whole
+
+
+def test_interrupted_while_the_cluster_starts(tmp_path):
+    "Ctrl-C waits until the cluster is there, and then ends it: one that has half begun takes the process with it."
+    pytest.importorskip("ray", reason="Ray is not installed (the extra `ray`)")
+    python("""
+import os, signal, threading, ray
+from ad_distill.ray_workers import RayPool
+start, through = ray.init, []
+def interrupted(*args, **kwargs):
+    threading.Timer(.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+    start(*args, **kwargs)
+    through.append(True)
+ray.init = interrupted
+try: RayPool("local", 1); raise SystemExit("was not interrupted")
+except KeyboardInterrupt: assert through and not ray.is_initialized()
+ray.init = start
+with RayPool("local", 1) as pool: assert pool.submit(abs, -3).result() == 3
+""", cwd=tmp_path, timeout=600)
