@@ -14,7 +14,7 @@ from typing import Any
 
 from .trajectory import UserError
 
-# %% ../nbs/11b_ray.ipynb #2faeb114
+# %% ../nbs/11b_ray.ipynb #9c0bc53d
 def _ray():
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would report to its makers
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -40,9 +40,9 @@ def _start(ray, address, workers):
 @contextmanager
 def _held():
     "Ctrl-C waits until the block is through: a cluster that has half begun cannot end, and takes the process with it."
-    if threading.current_thread() is not threading.main_thread(): return (yield)
-    came = []
-    before = signal.signal(signal.SIGINT, lambda *_: came.append(True))
+    before, came = signal.getsignal(signal.SIGINT), []
+    if not callable(before) or threading.current_thread() is not threading.main_thread(): return (yield)  # where it is ignored, it stays so
+    signal.signal(signal.SIGINT, lambda *_: came.append(True))
     try: yield
     finally: signal.signal(signal.SIGINT, before)
     if came: raise KeyboardInterrupt

@@ -1,6 +1,7 @@
 """What all tests share: a quiet, offline, single-threaded environment, and copies of the repository to try things in."""
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +27,11 @@ def run(*cmd, cwd, timeout=600, check=True, **env):
 def python(code, cwd, **kwargs):
     "Run Python code in a process of its own."
     return run(sys.executable, "-c", code, cwd=cwd, **kwargs)
+
+
+def hear_ctrl_c():
+    "A test run that was started in the background of a shell hands down that SIGINT is ignored."
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from conftest import python, run
+from conftest import hear_ctrl_c, python, run
 
 SCRIPT = Path(sys.executable).parent / "ad_distill"
 HEAVY = ("torch", "transformers", "matplotlib", "datasets", "accelerate", "scipy", "pandas", "papermill", "IPython")
@@ -429,11 +429,6 @@ def test_gpu_out_of_memory():
 
 N = 200
 DRIVER = "import sys, ad_distill.sources as s; from ad_distill.cli import main\ns.WIDTH = 4\nif __name__ == '__main__': main(sys.argv[1:])\n"
-
-
-def hear_ctrl_c():
-    "A test run that was started in the background of a shell hands down that SIGINT is ignored."
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class Many:

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from conftest import python, run
+from conftest import hear_ctrl_c, python, run
 
 from ad_distill.ray_workers import RayPool
 from ad_distill.sources import generate, make_source
@@ -90,7 +90,7 @@ def test_interrupted_command_goes_on(tmp_path):
     "Ctrl-C on a cluster of its own: one line; the same command then gives the bytes of an unbroken run."
     pytest.importorskip("ray", reason="Ray is not installed (the extra `ray`)")
     many = "generate dark_room --source q_learning --histories 60000 --episodes 300 --seed 3".split()  # far more than are learnt before it is interrupted
-    process = subprocess.Popen([SCRIPT, *many, "--out", "broken", "--ray", "local", "--workers", "2"], cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen([SCRIPT, *many, "--out", "broken", "--ray", "local", "--workers", "2"], cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=hear_ctrl_c)
     index = tmp_path / "broken" / "index.jsonl"
     deadline = time.monotonic() + 240
     while not index.exists() and time.monotonic() < deadline: time.sleep(.1)
@@ -113,6 +113,7 @@ def test_interrupted_while_the_cluster_starts(tmp_path):
     python("""
 import os, signal, threading, ray
 from ad_distill.ray_workers import RayPool
+signal.signal(signal.SIGINT, signal.default_int_handler)
 start, through = ray.init, []
 def interrupted(*args, **kwargs):
     threading.Timer(.3, os.kill, (os.getpid(), signal.SIGINT)).start()
