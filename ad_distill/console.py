@@ -160,10 +160,10 @@ def pairs_option(
     "An option `NAME VALUE` that may be repeated."
     return click.option(*names, nargs=2, multiple=True, metavar="NAME VALUE", help=f"{what}; may be repeated.")
 
-# %% ../nbs/45_console.ipynb #61764589
+# %% ../nbs/45_console.ipynb #2440424e
 MODULES = {"task": ("ad_distill.tasks.core", ["ad_distill.tasks.grid", "ad_distill.tasks.gym", "ad_distill.tasks.rlhf", "ad_distill.tasks.story", "ad_distill.import_logs"]),
            "source": ("ad_distill.sources", ["ad_distill.sources_sb3", "ad_distill.rloo", "ad_distill.recorders.trl"]),
-           "reader": ("ad_distill.rollout_logs", ["ad_distill.trlx_logs", "ad_distill.trl_logs"])}
+           "reader": ("ad_distill.rollout_logs", ["ad_distill.import_logs"])}
 
 def registered(
     kind: str,  # "task", "source" or "reader"

@@ -310,7 +310,7 @@ def _trajectory(leaves, theirs, spaces, logprob=None):
     return Trajectory(state=_column(theirs[0], part["observations"])[:n], action=_column(theirs[1], part["actions"]), reward=part["rewards"],
                       logprob=np.full(n, np.nan) if logprob is None else logprob, terminated=flags["terminations"], truncated=flags["truncations"], spaces=spaces)
 
-# %% ../nbs/04b_exchange.ipynb #7a49fd71
+# %% ../nbs/04b_exchange.ipynb #eb28a609
 def from_minari(
     dataset: Any,  # id of one on this machine, its folder, or a `minari.MinariDataset`
     out: str | Path,  # directory of the new store
@@ -322,11 +322,11 @@ def from_minari(
     storage, warned = dataset.storage, f"dataset {dataset.id}"
     metadata = storage.read_raw_metadata(storage.data_path)
     with _made(out) as work, tqdm(total=int(dataset.total_steps), unit=" transitions", unit_scale=True, desc="reading", disable=not progress) as bar:
-        task = _task_of(metadata, env)
         if "ad_distill" in metadata:
+            if env: raise UserError(f"dataset {dataset.id} came from a store and says itself what its task is; leave out env, {env!r} came")
             _ours(metadata["ad_distill"], _episodes(dataset, bar), work)
             _copy_beside(storage.data_path / "ad_distill", work)
-        else: _theirs(metadata, task, _episodes(dataset, bar), work, warned)
+        else: _theirs(metadata, _task_of(metadata, env), _episodes(dataset, bar), work, warned)
     return Store.open(out)
 
 def _ours(facts, episodes, out):
@@ -370,8 +370,8 @@ def _task_of(metadata, env):
     "The task of a dataset: the environment that it names, or that is given. Parameters that it does not say have their defaults."
     try: spec = json.loads(metadata["env_spec"]) or {}
     except (KeyError, TypeError, ValueError): spec = {}
-    named = metadata.get("ad_distill", {}).get("info", {}).get("task", {}).get("name") or spec.get("id")
-    if env and named: raise UserError(f"{metadata['dataset_id']} says itself where it was recorded, in {named}; leave out env, {env!r} came")
+    named = spec.get("id")
+    if env and named: raise UserError(f"dataset {metadata['dataset_id']} says itself that it was recorded in {named}; leave out env, {env!r} came")
     if not (env or named): return {"name": "minari", "params": {"dataset": metadata["dataset_id"]}}
     said = {"max_steps": spec.get("max_episode_steps"), "kwargs": json.dumps(spec["kwargs"]) if spec.get("kwargs") else None}
     return {"name": f"gym:{env or named}", "params": {k: v for k, v in said.items() if v is not None}}

@@ -14,7 +14,7 @@ from typing import Any
 
 from .trajectory import UserError
 
-# %% ../nbs/11b_ray.ipynb #9c0bc53d
+# %% ../nbs/11b_ray.ipynb #a6407aa4
 def _ray():
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would report to its makers
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -63,7 +63,7 @@ class RayPool(Executor):
                 self._remote = self._ray.remote(_call)
                 self.workers = max(1, int(self._ray.cluster_resources().get("CPU", 1)))
         except KeyboardInterrupt:
-            self.shutdown(cancel_futures=True)
+            self.shutdown()
             raise
 
     def submit(self,

@@ -330,7 +330,8 @@ def test_commands(tmp_path, monkeypatch):
     for args, says in ((("export", "store", "--to", "minari", "--out", "by/hand-v0"), "exists already"), (("export", "none", "--to", "minari", "--out", "x-v0"), "none is not a store"),
                        (("export", "store", "--to", "parquet", "--out", "x"), "parquet"), (("export", "store", "--to", "datasets", "--out", "hub:nobody/nothing"), "nobody/nothing"),
                        (("import", "minari", "none-v0", "--out", "x"), "none-v0"), (("import", "datasets", "none", "--out", "x"), "none"),
-                       (("import", "minari", "by/hand-v0", "--reward", "vader", "--out", "x"), "--reward")):
+                       (("import", "minari", "by/hand-v0", "--reward", "vader", "--out", "x"), "--reward"),
+                       (("import", "minari", "by/hand-v0", "-s", "env", "CartPole-v1", "--out", "x"), "leave out env"), (("import", "datasets", "table", "-s", "env", "CartPole-v1", "--out", "x"), "-s env")):
         code, said, err = command(*args)
         assert code == 2 and not said and err.startswith("ad_distill: ") and err.count("\n") == 1 and says in err, err
     assert not (tmp_path / "x").exists()
