@@ -22,7 +22,7 @@ class BuildPy(build_py):
     def run(self):
         super().run()
         if self.editable_mode: return  # a checkout runs the notebooks from nbs/
-        dest = Path(self.build_lib) / lib / "experiments"
+        dest = Path(self.build_lib) / lib / "experiments" / "notebooks"  # the package `experiments` stays
         shutil.rmtree(dest, ignore_errors=True)
         dest.mkdir(parents=True)
         for nb in sorted((here / cfg["nbs_path"]).glob("exp_*.ipynb")): shutil.copyfile(nb, dest / nb.name)
@@ -31,14 +31,11 @@ class BuildPy(build_py):
 setup(
     name=lib,
     version=cfg["version"],
-    description=cfg["description"],
     long_description=(here / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     keywords=cfg["keywords"].split(),
     author=cfg["author"],
     author_email=cfg["author_email"],
-    url=cfg["git_url"],
-    project_urls={"Documentation": cfg["doc_host"] + cfg["doc_baseurl"]},
     license={"apache2": "Apache-2.0"}[cfg["license"]],
     license_files=["LICENSE"],
     classifiers=[
@@ -48,7 +45,7 @@ setup(
         "Programming Language :: Python :: 3",
     ],
     packages=find_packages(include=[lib, f"{lib}.*"]),
-    package_data={lib: ["*.json", "*.txt", "py.typed", "data/*.parquet"]},
+    package_data={lib: ["*.json", "*.txt", "py.typed", "rlhf/stories/*.parquet", "experiments/*.parquet"]},
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
     extras_require=extras,

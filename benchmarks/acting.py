@@ -3,15 +3,15 @@ import numpy as np
 import torch
 from harness import compare
 
-import ad_distill.tasks.grid  # noqa: F401 (registers the tasks)
-from ad_distill.evaluate import ModelAgent
+import ad_distill.tasks.rooms  # noqa: F401 (registers the tasks)
+from ad_distill.evaluation.play import ModelAgent
 from ad_distill.models.lm import LMModel, LMSettings, small_lm
 from ad_distill.models.lm_agent import LMAgent
 from ad_distill.models.lm_context import Context
 from ad_distill.models.rl import RLConfig, RLModel
-from ad_distill.serialize import make_serializer
+from ad_distill.language.forms import make_serializer
 from ad_distill.tasks.core import RandomAgent, StreamDraws, make_task, rollout, stream_seeds, task_id
-from ad_distill.tokenizers import build_tokenizer
+from ad_distill.language.tokenizers import build_tokenizer
 
 CONTEXT = 200
 

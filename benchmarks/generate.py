@@ -5,9 +5,9 @@ import gymnasium as gym
 import numpy as np
 from harness import compare
 
-from ad_distill.sources import make_source
+from ad_distill.sources.core import make_source
 from ad_distill.tasks.core import make_task, rollout, stream_seeds
-from ad_distill.tasks.grid import GridEnv
+from ad_distill.tasks.rooms import GridEnv
 
 
 def generate_vs_sync_vector_env(quick: bool) -> dict:

@@ -8,8 +8,8 @@ import numpy as np
 from harness import compare
 
 import ad_distill.tasks.gym  # noqa: F401
-from ad_distill.sources import generate, make_source
-from ad_distill.sources_sb3 import Recorder, sb3_env
+from ad_distill.sources.core import generate, make_source
+from ad_distill.sources.sb3 import Recorder, sb3_env
 from ad_distill.tasks.core import make_task
 
 TASK = make_task("gym:CartPole-v1", max_steps=200)

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 from harness import compare
 
-from ad_distill.import_logs import import_log
-from ad_distill.trlx_logs import TrlX
+from ad_distill.logs.importing import import_log
+from ad_distill.logs.trlx import TrlX
 
 LOGS = Path(__file__).resolve().parent.parent / "tests/data/trlx_logs"
 IDS = SimpleNamespace(pad_token_id=1, eos_token_id=0, name_or_path="")  # of the tokenizer of these logs

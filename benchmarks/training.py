@@ -8,10 +8,10 @@ import torch
 from harness import compare
 from transformers import get_cosine_schedule_with_warmup
 
-import ad_distill.tasks.grid  # noqa: F401 (registers the tasks)
-from ad_distill.dataset import TrajectoryDataset, collate
+import ad_distill.tasks.rooms  # noqa: F401 (registers the tasks)
+from ad_distill.data.dataset import TrajectoryDataset, collate
 from ad_distill.models.rl import RLConfig, RLModel
-from ad_distill.sources import generate, make_source
+from ad_distill.sources.core import generate, make_source
 from ad_distill.tasks.core import make_task
 from ad_distill.train import DistillArguments, MuonAdamW, hidden_matrices, train
 

@@ -87,7 +87,7 @@ def static(folder, base=""):
 
 def api(folder):
     "Public names of the package that have no place of their own on its page, or no table although they have parameters."
-    from ad_distill.api_docs import inspect, modules, page_of, parameters, public_names
+    from ad_distill.dev.api_docs import inspect, modules, page_of, parameters, public_names
     wrong = []
     for m in modules():
         names = [(n, v) for n, v in public_names(m) if (inspect.isfunction(v) or inspect.isclass(v)) and v.__module__ == m.__name__]

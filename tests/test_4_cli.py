@@ -40,7 +40,7 @@ def several(*commands, cwd, codes=None):
     "Run commands in one process, as what they import takes seconds: what each printed; or, with `codes`, exit code, stdout and stderr of each."
     code = f"""
 import json, contextlib, io
-from ad_distill.cli import main
+from ad_distill.cli.main import main
 for args in {[[str(a) for a in c] for c in commands]!r}:
     out, err, code = io.StringIO(), io.StringIO(), None
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -80,7 +80,7 @@ def test_help_of_each_command_has_an_example(command, tmp_path):
 def test_answers_without_heavy_imports(args, tmp_path):
     code = f"""
 import sys
-from ad_distill.cli import main
+from ad_distill.cli.main import main
 try: main({args!r})
 except SystemExit as e: assert not e.code, e.code
 heavy = [m for m in {HEAVY!r} if m in sys.modules]
@@ -160,7 +160,7 @@ def test_generate_converts_values_and_chooses_a_source(tmp_path):
 
 
 def test_show(work):
-    from ad_distill.store import Store
+    from ad_distill.data.store import Store
     text, store = cli("show", "room", cwd=work).stdout, Store.open(work / "room")
     assert "4,800" in text and "dark_room" in text and "returns" in text
     d = json.loads(cli("show", "room", "--json", cwd=work).stdout)
@@ -234,7 +234,7 @@ def test_text_task(tmp_path):
 
 def test_parse(work, tmp_path):
     "What `show` writes is read back, with every serializer."
-    from ad_distill.store import Store
+    from ad_distill.data.store import Store
     h = Store.open(work / "room")[1]
     names = ["plain", "coords digits=3", "compact", "json", "bins", "prose"]
     for i, text in enumerate(several(*[["show", "room", "--history", 1, "--episodes", ":5", "--serializer", name] for name in names], cwd=work)): (tmp_path / f"{i}.txt").write_text(text)
@@ -420,7 +420,7 @@ def test_not_enough_memory(tmp_path):
 def test_gpu_out_of_memory():
     import torch
 
-    from ad_distill.console import _failure
+    from ad_distill.cli.console import _failure
     failure = _failure(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.\nMore about it."))
     assert failure.exit_code == 1 and failure.format_message().startswith("CUDA out of memory. Tried to allocate 9 GiB. (take fewer") and "\n" not in failure.format_message()
 
@@ -428,7 +428,7 @@ def test_gpu_out_of_memory():
 # stopped in the middle
 
 N = 200
-DRIVER = "import sys, ad_distill.sources as s; from ad_distill.cli import main\ns.WIDTH = 4\nif __name__ == '__main__': main(sys.argv[1:])\n"
+DRIVER = "import sys, ad_distill.sources.core as s; from ad_distill.cli.main import main\ns.WIDTH = 4\nif __name__ == '__main__': main(sys.argv[1:])\n"
 
 
 class Many:
@@ -463,7 +463,7 @@ def unbroken(tmp_path_factory):
 @pytest.mark.parametrize("workers", [1, 2])
 def test_kill(workers, unbroken, tmp_path):
     "kill -9 at random moments, then the same command again: the same bytes, and never fewer histories than before."
-    from ad_distill.store import Store
+    from ad_distill.data.store import Store
     many, rng, had = Many(tmp_path, workers), random.Random(workers), 0
     for kill in range(7):  # while it starts, and then wherever it has got to when so many histories are there: by progress, as no clock tells how fast a machine is
         p = many.start()
@@ -487,7 +487,7 @@ def test_kill(workers, unbroken, tmp_path):
 @pytest.mark.parametrize("limit", [0, 100, 4000, 40_000])
 @pytest.mark.parametrize("workers", [1, 2])
 def test_full_disk(workers, limit, unbroken, tmp_path):
-    from ad_distill.store import Store
+    from ad_distill.data.store import Store
     many = Many(tmp_path, workers)
     p = many.start(limit)
     out, err = p.communicate(timeout=120)

@@ -11,8 +11,8 @@ from test_serialize_laws import draw_episode
 from ad_distill.models.lm import LMModel, LMSettings, small_lm
 from ad_distill.models.lm_agent import LMAgent
 from ad_distill.models.lm_context import Context
-from ad_distill.serialize import make_serializer
-from ad_distill.tokenizers import build_tokenizer
+from ad_distill.language.forms import make_serializer
+from ad_distill.language.tokenizers import build_tokenizer
 from ad_distill.trajectory import Spaces, Trajectory
 
 SPACES = {"text": Spaces(Text(60, min_length=0), Text(60, min_length=0)), "box": Spaces(Box(-1, 1, (2,), np.float32), Box(-1, 1, (2,), np.float32)),

@@ -44,7 +44,7 @@ def typed():
 
 def parse(line):
     "Arguments and options of a command as click reads them; nothing is run."
-    from ad_distill.cli import main
+    from ad_distill.cli.main import main
     name, *args = shlex.split(line)
     main.commands[name].make_context(name, args)
 
@@ -61,7 +61,7 @@ def test_every_command_that_is_shown_can_be_typed():
 
 
 def test_every_command_has_an_example_that_can_be_typed():
-    from ad_distill.cli import main
+    from ad_distill.cli.main import main
     for name, command in main.commands.items():
         examples = re.findall(rf"ad_distill ({name}\b[^\n]*)", command.help)
         assert examples, f"{name} has no example"
@@ -70,7 +70,7 @@ def test_every_command_has_an_example_that_can_be_typed():
 
 
 def test_help_shows_the_flow_in_its_order():
-    from ad_distill.cli import main
+    from ad_distill.cli.main import main
     order = re.findall(r"^ *ad_distill (\w+)", main.help, re.M)
     assert order == ["tasks", "sources", "generate", "show", "train", "evaluate", "run"]
     assert "_AD_DISTILL_COMPLETE=bash_source" in main.help

@@ -46,7 +46,7 @@ def test_nothing_there(tmp_path):
 def test_a_public_name_without_entry_is_found(tmp_path):
     (tmp_path / "api_docs.html").write_text("<h3 id=apitable>x</h3>")
     wrong = docs_check.api(tmp_path)
-    assert "api_docs.html: reference has no entry" in wrong and "api_docs.html: ApiTable has no entry" not in wrong and "ad_distill.store: no page" in wrong
+    assert "api_docs.html: reference has no entry" in wrong and "api_docs.html: ApiTable has no entry" not in wrong and "ad_distill.data.store: no page" in wrong
 
 
 @pytest.mark.parametrize("options, code, said", [(["--no-browser"], 0, "no fault found"), ([], 0, "apt-get install chromium"), (["--need-browser"], 1, "apt-get install chromium")])

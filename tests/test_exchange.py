@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from conftest import python, run
 
-from ad_distill.exchange import _equal, _leaves, _plain_values, from_minari, to_minari
-from ad_distill.store import Store, StoreWriter
-from ad_distill.trajectory import History, Spaces, Trajectory, UserError, versions
+from ad_distill.data.minari import _equal, _leaves, _plain_values, from_minari, to_minari
+from ad_distill.data.store import Store, StoreWriter
+from ad_distill.registry import UserError
+from ad_distill.trajectory import History, Spaces, Trajectory, versions
 
 minari = pytest.importorskip("minari", reason="Minari is not installed")
 pytest.importorskip("h5py", reason="h5py is not installed")
@@ -87,7 +88,7 @@ def test_a_store_returns_from_minari(case, data_format, tmp_path):
 
 
 def test_what_lies_beside_a_store_travels(tmp_path):
-    from ad_distill.hub import from_dataset, save_dataset
+    from ad_distill.data.hub import from_dataset, save_dataset
     store = made_store(tmp_path / "store", **CASES["discrete"])
     (store.path / "tokenizer").mkdir()
     (store.path / "tokenizer" / "vocab.json").write_text("{}")
@@ -270,7 +271,7 @@ def test_part_of_a_store_is_refused(tmp_path):
 @pytest.mark.parametrize("case", CASES)
 def test_a_store_returns_from_a_table(case, tmp_path):
     from datasets import Dataset, load_from_disk
-    from ad_distill.hub import from_dataset, save_dataset
+    from ad_distill.data.hub import from_dataset, save_dataset
     store = made_store(tmp_path / "store", **CASES[case])
     table = save_dataset(store, tmp_path / "table")
     assert len(table) == len(store.episode_lengths)
@@ -286,7 +287,7 @@ def test_a_store_returns_from_a_table(case, tmp_path):
 
 def test_a_table_that_is_not_whole_is_refused(tmp_path):
     from datasets import DatasetDict
-    from ad_distill.hub import from_dataset, push_dataset, save_dataset
+    from ad_distill.data.hub import from_dataset, push_dataset, save_dataset
     store = made_store(tmp_path / "store", **CASES["grid"])
     table = save_dataset(store, tmp_path / "table")
     for part, says in ((table.select(range(11)), "all episodes of history 2"), (table.filter(lambda r: r["history"] < 2), "2 of 3 histories"), (table.select([1, 2]), "first episode"),
@@ -307,7 +308,7 @@ def test_a_table_that_is_not_whole_is_refused(tmp_path):
 
 def command(*args):
     "Exit code, stdout and stderr of a command, run here."
-    from ad_distill.cli import main
+    from ad_distill.cli.main import main
     out, err = io.StringIO(), io.StringIO()
     stdout, sys.stdout = sys.stdout, out
     try:
@@ -343,11 +344,11 @@ def test_without_minari(tmp_path):
     code = """
 import sys
 sys.modules["minari"] = None
-import ad_distill.exchange, ad_distill.hub
+import ad_distill.data.minari, ad_distill.data.hub
 assert not {"h5py", "datasets", "pandas", "torch"} & set(sys.modules)
-from ad_distill.cli import main
+from ad_distill.cli.main import main
 main(["export", "store", "--to", "minari", "--out", "x-v0"])
 """
     res = run(sys.executable, "-c", code, cwd=tmp_path, check=False)
     assert res.returncode == 2 and res.stderr.strip() == "ad_distill: this needs the package minari: pip install 'ad_distill[minari]'", res.stderr
-    assert python("import ad_distill.cli, sys; assert 'minari' not in sys.modules and 'ray' not in sys.modules", cwd=tmp_path, PATH=os.environ["PATH"])
+    assert python("import ad_distill.cli.main, sys; assert 'minari' not in sys.modules and 'ray' not in sys.modules", cwd=tmp_path, PATH=os.environ["PATH"])

@@ -9,14 +9,16 @@ import pytest
 import torch
 from conftest import python, run
 
-import ad_distill.sources_sb3  # noqa: F401
+import ad_distill.sources.sb3  # noqa: F401
 import ad_distill.tasks.gym  # noqa: F401
-from ad_distill.sources import SOURCES, generate, make_source
-from ad_distill.sources_sb3 import Recorder, sb3_env
+from ad_distill.registry import SOURCES
+from ad_distill.sources.core import generate, make_source
+from ad_distill.sources.sb3 import Recorder, sb3_env
 from ad_distill.tasks.core import RandomAgent, make_task, rollout, stream_seeds, task_id
 from ad_distill.tasks.gym import VARIATIONS, attribute
 from ad_distill.tasks.numbers import state_numbers
-from ad_distill.trajectory import Spaces, UserError
+from ad_distill.registry import UserError
+from ad_distill.trajectory import Spaces
 
 IDS = ["CartPole-v1", "LunarLander-v3", "LunarLanderContinuous-v3", "Pendulum-v1", "Acrobot-v1", "MountainCar-v0", "FrozenLake-v1", "Blackjack-v1", "minigrid:MiniGrid-Empty-5x5-v0"]
 CART = make_task("gym:CartPole-v1", max_steps=60)
@@ -206,9 +208,9 @@ def test_sources_that_do_not_fit_are_refused_before_any_work(tmp_path, name, id,
 
 
 def test_without_the_extra(tmp_path):
-    got = python("import sys; sys.modules['stable_baselines3'] = None\nfrom ad_distill.cli import main\nmain(['generate', 'gym:CartPole-v1', '--source', 'ppo', '--out', 'x'])", cwd=tmp_path, check=False)
+    got = python("import sys; sys.modules['stable_baselines3'] = None\nfrom ad_distill.cli.main import main\nmain(['generate', 'gym:CartPole-v1', '--source', 'ppo', '--out', 'x'])", cwd=tmp_path, check=False)
     assert got.returncode == 2 and got.stderr == "ad_distill: source 'ppo' needs stable-baselines3: pip install 'ad_distill[sb3]'\n"
-    got = python("import sys; sys.modules['stable_baselines3'] = None\nfrom ad_distill.cli import main\nmain(['generate', 'gym:CartPole-v1', '--out', 'x'])", cwd=tmp_path, check=False)
+    got = python("import sys; sys.modules['stable_baselines3'] = None\nfrom ad_distill.cli.main import main\nmain(['generate', 'gym:CartPole-v1', '--out', 'x'])", cwd=tmp_path, check=False)
     assert got.returncode == 2 and "pip install 'ad_distill[sb3]'" in got.stderr and "--source random" in got.stderr and got.stderr.count("\n") == 1 and not (tmp_path / "x").exists()
     assert set(FAST) <= set(SOURCES)
 

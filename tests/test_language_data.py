@@ -13,13 +13,15 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.utils.data import DataLoader
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from ad_distill import tokens as tokens_module
-from ad_distill.dataset import TrajectoryDataset, Windows, collate
-from ad_distill.serialize import FIELDS, SERIALIZERS, make_serializer
-from ad_distill.store import Store, StoreWriter
-from ad_distill.tokenizers import build_tokenizer, check_tokenizer, load_tokenizer, sample
-from ad_distill.tokens import MARKUP, Tokens, TokenStream, tokenize
-from ad_distill.trajectory import History, Spaces, UserError
+from ad_distill.language import tokens as tokens_module
+from ad_distill.data.dataset import TrajectoryDataset, Windows, collate
+from ad_distill.language.forms import FIELDS, make_serializer
+from ad_distill.registry import SERIALIZERS
+from ad_distill.data.store import Store, StoreWriter
+from ad_distill.language.tokenizers import build_tokenizer, check_tokenizer, load_tokenizer, sample
+from ad_distill.language.tokens import MARKUP, Tokens, TokenStream, tokenize
+from ad_distill.registry import UserError
+from ad_distill.trajectory import History, Spaces
 
 EXAMPLES = int(os.environ.get("AD_DISTILL_EXAMPLES", "2000")) // 20
 SPACES = {"grid": Spaces(MultiDiscrete([9, 9]), Discrete(5)), "box": Spaces(Box(-8, 8, (3,), np.float32), Box(-2, 2, (1,), np.float32)),
@@ -288,10 +290,10 @@ def test_tokens_of_other_histories_or_other_code_are_not_used(tmp_path, monkeypa
 TWO = """
 import sys
 from pathlib import Path
-from ad_distill.tokens import TokenStream, tokenize
-from ad_distill.serialize import make_serializer
-from ad_distill.store import Store
-from ad_distill.tokenizers import load_tokenizer
+from ad_distill.language.tokens import TokenStream, tokenize
+from ad_distill.language.forms import make_serializer
+from ad_distill.data.store import Store
+from ad_distill.language.tokenizers import load_tokenizer
 store = Store.open(sys.argv[1])
 tokens = tokenize(store, TokenStream(make_serializer("compact", store.spaces), load_tokenizer(sys.argv[2])))
 print(tokens.path.name, len(tokens.ids), int(tokens.ids.sum()))

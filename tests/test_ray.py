@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from conftest import hear_ctrl_c, python, run
 
-from ad_distill.ray_workers import RayPool
-from ad_distill.sources import generate, make_source
-from ad_distill.store import Store
+from ad_distill.sources.workers import RayPool
+from ad_distill.sources.core import generate, make_source
+from ad_distill.data.store import Store
 from ad_distill.tasks.core import make_task
-from ad_distill.trajectory import UserError
-import ad_distill.tasks.grid  # noqa: F401 (registers its tasks)
+from ad_distill.registry import UserError
+import ad_distill.tasks.rooms  # noqa: F401 (registers its tasks)
 
 SCRIPT = Path(sys.executable).parent / "ad_distill"
 ARGS = "generate dark_room --source q_learning --histories 7 --episodes 30 --seed 3 --out {}".split()
@@ -25,7 +25,7 @@ ARGS = "generate dark_room --source q_learning --histories 7 --episodes 30 --see
 
 def no_ray(tmp_path):
     "Without the package it is one line."
-    code = "import sys; sys.modules['ray'] = None; from ad_distill.cli import main; main(sys.argv[1:])"
+    code = "import sys; sys.modules['ray'] = None; from ad_distill.cli.main import main; main(sys.argv[1:])"
     return run(sys.executable, "-c", code, *[a.format("x") for a in ARGS], "--ray", "local", cwd=tmp_path, check=False)
 
 
@@ -112,7 +112,7 @@ def test_interrupted_while_the_cluster_starts(tmp_path):
     pytest.importorskip("ray", reason="Ray is not installed (the extra `ray`)")
     python("""
 import os, signal, threading, ray
-from ad_distill.ray_workers import RayPool
+from ad_distill.sources.workers import RayPool
 signal.signal(signal.SIGINT, signal.default_int_handler)
 start, through = ray.init, []
 def interrupted(*args, **kwargs):

@@ -252,7 +252,7 @@ def test_trlx_stops_at_nan(tmp_path):
 @pytest.fixture
 def story_model():
     pytest.importorskip("trl")
-    from ad_distill.rloo import story_model_path
+    from ad_distill.rlhf.stories.rloo import story_model_path
     return str(story_model_path())
 
 
@@ -274,8 +274,8 @@ def test_trl_rollouts_in_order_with_the_acting_policys_logprobs(tmp_path, story_
     from transformers import AutoModelForCausalLM
 
     from ad_distill.recorders.trl import RolloutRecorder
-    from ad_distill.store import Store
-    from ad_distill.tasks.rlhf import episode_tokens
+    from ad_distill.data.store import Store
+    from ad_distill.rlhf.tasks import episode_tokens
     heard, prompts = [], ["Dan went to the market.", "Ann ran to the lake.", "Kate drove to the farm.", "Leo walked to the library."]
 
     def length(prompts, completions, completion_ids, trainer_state, **kwargs):
@@ -313,8 +313,8 @@ def test_trl_keeps_what_came_before_a_bad_reward(tmp_path, story_model):
     from datasets import Dataset
 
     from ad_distill.recorders.trl import RolloutRecorder
-    from ad_distill.store import Store
-    from ad_distill.trajectory import UserError
+    from ad_distill.data.store import Store
+    from ad_distill.registry import UserError
     def nan(completions, trainer_state, **kwargs): return [float("nan") if trainer_state.global_step == 2 else 1.] * len(completions)
     recorder = RolloutRecorder()
     trainer = trl.GRPOTrainer(story_model, recorder.listen(nan), trl_config("GRPO", tmp_path / "out", per_device_train_batch_size=4, num_generations=2, max_steps=5), Dataset.from_dict({"prompt": ["Dan went to the market."] * 8}))
@@ -328,7 +328,7 @@ def test_trl_grpo_holds_against_rloo(story_model):
     "On one reward function, both raise the mean reward by 0.25 within 512 rollouts (last 64 against first 64), with the same fields."
     from ad_distill import recorders  # noqa: F401
     from ad_distill.recorders import trl as _  # noqa: F401
-    from ad_distill.sources import make_source
+    from ad_distill.sources.core import make_source
     from ad_distill.tasks.core import make_task
     task = make_task("story_rlhf")
     grpo, rloo = (make_source(name).learn(task, np.array([9]), np.array([0]), 0, 512)[0] for name in ("trl_grpo", "rloo"))
@@ -346,7 +346,7 @@ def test_trl_grpo_gives_the_same_history_however_it_is_run(tmp_path, story_model
     import torch
 
     from ad_distill.recorders import trl as _  # noqa: F401
-    from ad_distill.sources import generate, make_source
+    from ad_distill.sources.core import generate, make_source
     from ad_distill.tasks.core import make_task
     def make(where, n, workers=1): return generate(make_task("story_rlhf"), make_source("trl_grpo"), tmp_path / where, n, 40, seed=5, workers=workers)
     torch.manual_seed(7); np.random.seed(7)
@@ -364,7 +364,7 @@ def test_trl_grpo_gives_the_same_history_however_it_is_run(tmp_path, story_model
 @pytest.mark.filterwarnings("ignore")
 def test_trl_grpo_learns_a_text_task_with_a_model_of_ones_own(story_model):
     from ad_distill.recorders import trl as _  # noqa: F401
-    from ad_distill.sources import make_source
+    from ad_distill.sources.core import make_source
     from ad_distill.tasks.core import make_task
     task, source = make_task("text_rlhf", prompts='["Dan went to the market.", "Ann ran to the lake."]', reward="length"), make_source("trl_grpo", model=story_model, max_tokens=12)
     source.check(task)

@@ -8,17 +8,19 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 from hypothesis import given, settings, strategies as st
 
-from ad_distill.rloo import LANES, RLOO, StoryAgent, sample_stacked, stack, story_model, story_model_path, token_logprobs, train_story_model
-from ad_distill.rewards import checked_reward, make_reward
-from ad_distill.sources import generate, make_source
-from ad_distill.store import Store, StoreWriter
-from ad_distill.story_data import EMBEDDED, story_histories
-from ad_distill.tasks.core import TASKS, make_task, rollout, stream_seeds
-from ad_distill.tasks.rlhf import episode_tokens, is_token_form, read_prompts, save_tokenizer, text_history, text_store, token_episode, token_spaces, token_store
-from ad_distill.tasks.stories import (EOS, KINDS, MAX_TOKENS, PAD, SLOTS, STORY_PROMPTS, VALENCE, VOCABULARY, completion_ids, compound, is_story, prompt_ids,
+from ad_distill.rlhf.stories.rloo import LANES, RLOO, StoryAgent, sample_stacked, stack, story_model, story_model_path, token_logprobs, train_story_model
+from ad_distill.rlhf.rewards import checked_reward, make_reward
+from ad_distill.sources.core import generate, make_source
+from ad_distill.data.store import Store, StoreWriter
+from ad_distill.rlhf.stories.recorded import EMBEDDED, story_histories
+from ad_distill.registry import TASKS
+from ad_distill.tasks.core import make_task, rollout, stream_seeds
+from ad_distill.rlhf.tasks import episode_tokens, is_token_form, read_prompts, save_tokenizer, text_history, text_store, token_episode, token_spaces, token_store
+from ad_distill.rlhf.stories.grammar import (EOS, KINDS, MAX_TOKENS, PAD, SLOTS, STORY_PROMPTS, VALENCE, VOCABULARY, completion_ids, compound, is_story, prompt_ids,
                                       story_completions, story_prompts, story_text)
-from ad_distill.tasks.story import story_tokenizer
-from ad_distill.trajectory import History, UserError
+from ad_distill.rlhf.stories.task import story_tokenizer
+from ad_distill.registry import UserError
+from ad_distill.trajectory import History
 
 TASK = make_task("story_rlhf")
 ABOUT = dict(task={"name": "toy", "params": {}, "instance": 0}, source={"name": "toy", "params": {}}, seed=0)
@@ -236,9 +238,9 @@ def test_views_keep_the_task(name):
 
 
 def test_data_set_switches_by_one_argument(tmp_path, runs):
-    from ad_distill.dataset import Windows
-    from ad_distill.tokenizers import build_tokenizer, sample
-    from ad_distill.serialize import make_serializer
+    from ad_distill.data.dataset import Windows
+    from ad_distill.language.tokenizers import build_tokenizer, sample
+    from ad_distill.language.forms import make_serializer
     with StoreWriter(tmp_path / "s", TASK.spaces, {"task": {"name": "story_rlhf", "params": TASK.params}}) as w: w.put(0, runs[0])
     store, windows = Store.open(tmp_path / "s"), Windows(episodes=4, stride=10)
     numbers = TASK.dataset(store, windows=windows, n=3)[0]

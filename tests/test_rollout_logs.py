@@ -11,15 +11,15 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import python
 
-import ad_distill.trlx_logs as logs
-from ad_distill.cli import main
-from ad_distill.import_logs import import_log
-from ad_distill.rollout_logs import Problems
-from ad_distill.store import Store
-from ad_distill.tasks.rlhf import episode_tokens, text_store
-from ad_distill.trajectory import UserError
-from ad_distill.trl_logs import TRL
-from ad_distill.trlx_logs import TrlX
+import ad_distill.logs.trlx as logs
+from ad_distill.cli.main import main
+from ad_distill.logs.importing import import_log
+from ad_distill.logs.core import Problems
+from ad_distill.data.store import Store
+from ad_distill.rlhf.tasks import episode_tokens, text_store
+from ad_distill.registry import UserError
+from ad_distill.logs.trl import TRL
+from ad_distill.logs.trlx import TrlX
 
 DATA = Path(__file__).resolve().parent / "data"
 TRLX, TRL_LOGS = DATA / "trlx_logs", DATA / "trl_logs"
@@ -522,7 +522,7 @@ def test_models_learn_from_imported_histories(tmp_path):
     import_log("trlx", TRLX / "complete", tmp_path / "tokens", tokenizer=TOKENIZER)
     import_log("trl", TRL_LOGS / "dense", tmp_path / "text")
     code = """
-from ad_distill.cli import main
+from ad_distill.cli.main import main
 small = "--stride 60 --episodes 3 --steps 1 --batch 2 -s width 16 --quiet".split()
 for args in ("tokens --model rl --out a", "tokens --model lm --serializer plain --out b", "text --model lm --serializer plain --out c"):
     try: main(["train", *args.split(), *small])
@@ -541,7 +541,7 @@ def test_memory_is_bounded(tmp_path):
         for i in range(n): (folder / f"rollouts-{i:05}.json").write_bytes(source)
         code = f"""
 import resource
-from ad_distill.import_logs import import_log
+from ad_distill.logs.importing import import_log
 store, _ = import_log("trlx", {str(folder)!r}, {str(tmp_path / f"store{n}")!r})
 print(len(store[0]), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """

@@ -11,8 +11,10 @@ from gymnasium.spaces import Box, Discrete, MultiDiscrete, Text
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ad_distill.serialize import FIELDS, SERIALIZERS, ParseError, make_serializer, serializer_from_json
-from ad_distill.trajectory import COLUMNS, History, Spaces, Trajectory, UserError, column_dtype
+from ad_distill.language.forms import FIELDS, ParseError, make_serializer, serializer_from_json
+from ad_distill.registry import SERIALIZERS
+from ad_distill.registry import UserError
+from ad_distill.trajectory import COLUMNS, History, Spaces, Trajectory, column_dtype
 
 EXAMPLES = int(os.environ.get("AD_DISTILL_EXAMPLES", "2000"))
 VARIETY = max(400, EXAMPLES // 10)  # serializers of each name

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np, pytest
 from gymnasium.spaces import Discrete, MultiDiscrete, Text
 
-from ad_distill.store import Store, StoreFull, StoreWriter
-from ad_distill.trajectory import History, Spaces, UserError
+from ad_distill.data.store import Store, StoreFull, StoreWriter
+from ad_distill.registry import UserError
+from ad_distill.trajectory import History, Spaces
 
 N = 40
 INFO = dict(task=dict(name="walk", params={}), source=dict(name="random", params={}), seed=0)

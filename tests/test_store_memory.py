@@ -4,14 +4,14 @@ import json, subprocess, sys, time
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 
-from ad_distill.store import Store, StoreWriter
+from ad_distill.data.store import Store, StoreWriter
 from ad_distill.trajectory import History, Spaces
 
 EPISODES, STEPS, HISTORIES = 300, 20, 1667
 READ = """
 import json, sys, time
 import numpy as np
-from ad_distill.store import COLUMNS, Store
+from ad_distill.data.store import COLUMNS, Store
 now = time.perf_counter()
 store = Store.open(sys.argv[1])
 opened = time.perf_counter() - now

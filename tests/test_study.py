@@ -12,15 +12,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from ad_distill.dataset import TrajectoryDataset, Windows
+from ad_distill.data.dataset import TrajectoryDataset, Windows
 from ad_distill.models.lm import LMModel, LMSettings, small_lm
-from ad_distill.serialize import FIELDS, SERIALIZERS, Plain, make_serializer, register_serializer
-from ad_distill.study import POINTS, Cell, ablation_cells, cell_stores, field_bits, run_cell, run_cells, study_cells
-from ad_distill.study_table import VIEWS, load_cells, plot_study, ranking, save_cells, study_table
-from ad_distill.tokenizers import build_tokenizer, sample
-from ad_distill.trajectory import UserError
+from ad_distill.language.forms import FIELDS, Plain, make_serializer, register_serializer
+from ad_distill.registry import SERIALIZERS
+from ad_distill.experiments.study import POINTS, Cell, ablation_cells, cell_stores, field_bits, run_cell, run_cells, study_cells
+from ad_distill.experiments.study_table import VIEWS, load_cells, plot_study, ranking, save_cells, study_table
+from ad_distill.language.tokenizers import build_tokenizer, sample
+from ad_distill.registry import UserError
 
-import ad_distill.tasks.grid  # noqa: F401
+import ad_distill.tasks.rooms  # noqa: F401
 
 TINY = Cell("bandit", source="ucb", histories=16, held_back=4, episodes=12, windows={"episodes": 12, "stride": 1, "from_start": 1.0}, model={"width": 16, "layers": 1, "heads": 2},
             training={"max_steps": 12, "per_device_train_batch_size": 2}, play={"n_episodes": 12, "n_instances": 3, "streams": 2, "last": 6})
@@ -44,7 +45,7 @@ def test_a_cell_is_its_settings():
 
 def test_killed_and_run_again(study, tmp_path):
     cells = study_cells(TINY, (0, 1), ("compact", "json"))
-    code = f"import ad_distill.tasks.grid; from ad_distill.study import *; run_cells(study_cells(Cell(**{asdict(TINY)!r}), (0, 1), ('compact', 'json')), {str(tmp_path)!r}, processes=1)"
+    code = f"import ad_distill.tasks.rooms; from ad_distill.experiments.study import *; run_cells(study_cells(Cell(**{asdict(TINY)!r}), (0, 1), ('compact', 'json')), {str(tmp_path)!r}, processes=1)"
     process = subprocess.Popen([sys.executable, "-c", code], start_new_session=True, stderr=subprocess.DEVNULL)
     end = time.time() + 100
     while not list(tmp_path.glob("*.json")) and time.time() < end and process.poll() is None: time.sleep(.01)
