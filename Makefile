@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ad_distill-installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PIP_TORCH ?=
+# nbdev 3 needs fastcore 2; the wheel runs with fastcore 1 as well, and tests/test_5_wheel.py tries it with this one.
+FASTCORE1 := 1.12.3
 
 # One torch thread a process: the models are small, and two threads on a busy machine are slower than one.
 OMP_NUM_THREADS ?= 1
@@ -42,6 +44,8 @@ $(STAMP): settings.ini constraints.txt | $(BIN)/python
 	$(PIP) install -q $(PIP_TORCH) `grep '^torch==' constraints.txt`
 	$(PIP) install -q -c constraints.txt setuptools wheel
 	$(PIP) install -q -c constraints.txt --no-build-isolation -e '.[dev]'
+	@rm -rf $(VENV)/fastcore1
+	$(PIP) install -q --no-deps --target $(VENV)/fastcore1 fastcore==$(FASTCORE1)
 	@touch $@
 
 demo: $(STAMP) ## distill RLHF runs into a language model, freeze it, see it learn in context (minutes on two cores)
@@ -52,7 +56,7 @@ test: $(STAMP) ## everything CI checks: export, clean, lint, notebooks, experime
 	$(BIN)/python -m pytest tests $(PYTEST_ARGS)
 
 docs: $(STAMP) ## the website into _docs (with Quarto where installed, else a preview of it)
-	@if command -v quarto >/dev/null 2>&1; then echo "Building the website with `quarto --version | sed 's/^/Quarto /'`."; $(BIN)/nbdev_docs && $(BIN)/python scripts/make_readme.py; \
+	@if command -v quarto >/dev/null 2>&1; then echo "Building the website with `quarto --version | sed 's/^/Quarto /'`."; $(BIN)/nbdev-docs && $(BIN)/python scripts/make_readme.py; \
 	else echo "Quarto is not installed: building a preview of the website instead (pandoc; same pages, other looks)."; $(BIN)/python scripts/docs_preview.py; fi
 
 # DOCS_CHECK: options of scripts/docs_check.py, such as --shots FOLDER or --need-browser

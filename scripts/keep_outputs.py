@@ -3,7 +3,7 @@
     ad_distill run exp_darkroom --out runs/exp_darkroom.ipynb
     python scripts/keep_outputs.py runs/exp_darkroom.ipynb nbs/exp_darkroom.ipynb
 
-Cells are matched by their source; progress bars and paths of this machine stay out; then run `nbdev_clean`.
+Cells are matched by their source; progress bars and paths of this machine stay out; then run `nbdev-clean`.
 """
 import re
 import sys

@@ -6,7 +6,7 @@ from configparser import ConfigParser
 import pytest
 from conftest import NBS, ROOT, python
 
-NOTEBOOKS = [*sorted(NBS.glob("[0-9]*.ipynb")), NBS / "index.ipynb"]
+NOTEBOOKS = [*sorted(p for p in NBS.rglob("*.ipynb") if p.name[0].isdigit()), NBS / "index.ipynb"]
 ini = ConfigParser(delimiters=["="])
 ini.read(ROOT / "settings.ini", encoding="utf-8")
 RUN = """
@@ -19,11 +19,12 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=[p.stem for p in NOTEBOOKS])
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=[p.relative_to(NBS).with_suffix("").as_posix() for p in NOTEBOOKS])
 def test_notebook_runs(path, tmp_path):
     source = path.read_bytes()
     nb = shutil.copy(path, tmp_path / path.name)
-    python(RUN.replace("sys.argv[1]", repr(str(nb))).replace("sys.argv[2]", repr(ini["DEFAULT"]["tst_flags"])), cwd=tmp_path, timeout=900)
+    code = RUN.replace("sys.argv[1]", repr(str(nb))).replace("sys.argv[2]", repr(ini["DEFAULT"]["tst_flags"]))
+    python(code, cwd=tmp_path, timeout=900)
     assert path.read_bytes() == source, "running it changed the notebook"
 
 

@@ -45,7 +45,9 @@ def test_sdist_and_wheel_hold_the_experiments(built):
     inside = {Path(n).name for n in tarfile.open(sdist).getnames() if "/nbs/exp_" in n and n.endswith(".ipynb")}
     assert inside == EXPERIMENTS and EXPERIMENTS
     names = zipfile.ZipFile(wheel).namelist()
-    assert {n for n in names if n.startswith("ad_distill/experiments/")} == {f"ad_distill/experiments/{n}" for n in EXPERIMENTS}
+    home = "ad_distill/experiments/notebooks/"
+    assert {n for n in names if n.startswith(home)} == {home + n for n in EXPERIMENTS}
+    assert {Path(n).name for n in names if n.endswith(".parquet")} == {p.name for p in (ROOT / "ad_distill").rglob("*.parquet")}
     top = {n.split("/")[0] for n in names}
     assert all(t == "ad_distill" or t.endswith(".dist-info") for t in top), f"the wheel installs more than the package: {top}"
 
@@ -64,6 +66,20 @@ def test_every_module_imports(venv, tmp_path):
     exported = {p.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".") for p in (ROOT / "ad_distill").glob("**/*.py")}
     assert {n.removesuffix(".__init__") for n in exported if not n.endswith("__main__")} == files.keys()
     assert all(venv in Path(f).parents for f in files.values()), f"not from the wheel: {files}"
+
+
+def test_the_wheel_runs_with_fastcore_1(built, venv, tmp_path):
+    "Development needs fastcore 2, because nbdev 3 does; users may have either."
+    old = Path(sysconfig.get_path("purelib")).parents[2] / "fastcore1"
+    if not old.is_dir(): pytest.skip(f"no fastcore 1 in {old}: `make install` puts it there")
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import fastcore; print(fastcore.__version__)\n" + WALK
+    done = run(venv / "bin/python", "-c", code, old, cwd=tmp_path).stdout.splitlines()
+    assert done[0].startswith("1.")
+    assert len(json.loads(done[-1])) > 40
+    lines = ["tasks", "generate bandit --source ucb --histories 4 --episodes 30 --out runs/bandit", "show runs/bandit",
+             "train runs/bandit --model rl --steps 2 --episodes 4 --out runs/model", "settings --model lm"]
+    driver = "import sys; sys.path.insert(0, sys.argv.pop(1)); from ad_distill.cli.main import main; main(sys.argv[1:])"
+    for line in lines: run(venv / "bin/python", "-c", driver, old, *line.split(), cwd=tmp_path)
 
 
 def test_command_line_of_the_wheel(venv, tmp_path):

@@ -13,7 +13,8 @@ from test_2_notebooks import RUN
 sys.path.insert(0, str(ROOT / "scripts"))
 import docs_check
 
-GUIDES = [p for p in sorted(NBS.glob("*.ipynb")) if not re.match(r"\d|exp_|index", p.name)]
+PAGES = sorted(NBS.rglob("*.ipynb"))
+GUIDES = [p for p in PAGES if not re.match(r"\d|exp_|index", p.name)]
 
 
 def cells(path, kind):
@@ -25,7 +26,7 @@ def test_guide_runs(path, tmp_path):
     python(RUN.replace("sys.argv[1]", repr(str(path))).replace("sys.argv[2]", "''"), cwd=tmp_path, timeout=900)
 
 
-@pytest.mark.parametrize("path", sorted(NBS.glob("*.ipynb")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", PAGES, ids=lambda p: p.relative_to(NBS).as_posix())
 def test_the_first_text_is_title_and_summary_alone(path):
     "nbdev makes the page's head of that cell, and drops what else stands in it."
     title = next(c for c in cells(path, "markdown") if re.search(r"^# ", c, re.M))
@@ -34,7 +35,7 @@ def test_the_first_text_is_title_and_summary_alone(path):
 
 def typed():
     "The lines with `ad_distill COMMAND ...` in the code blocks of pages and documents."
-    texts = {p.name: "\n".join(cells(p, "markdown")) for p in sorted(NBS.glob("*.ipynb"))}
+    texts = {p.relative_to(NBS).as_posix(): "\n".join(cells(p, "markdown")) for p in PAGES}
     texts |= {p.name: p.read_text(encoding="utf-8") for p in (ROOT / "README.md", ROOT / "CONTRIBUTING.md")}
     for name, text in texts.items():
         blocks = re.findall(r"^```\n(.*?)^```|((?:^    [^\n]*\n)+)", re.sub(r" *\\\n\s*", " ", text) + "\n", re.M | re.S)
@@ -84,7 +85,7 @@ def test_completion():
 def test_the_preview_is_whole(copy):
     python("import runpy; runpy.run_path('scripts/docs_preview.py', run_name='__main__')", cwd=copy)
     site = copy / "_docs"
-    assert len(list(site.glob("*.html"))) == len(list(NBS.glob("*.ipynb")))
+    assert len(list(site.rglob("*.html"))) == len(PAGES)
     wrong = docs_check.static(site, "https://ad-distill.github.io/ad_distill") + docs_check.api(site)
     assert not wrong, "\n".join(wrong)
     entries = json.loads((site / "search.js").read_text(encoding="utf-8").removeprefix("window.SEARCH = ").rstrip(";\n"))
