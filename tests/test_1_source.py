@@ -138,7 +138,7 @@ def test_a_cell_defines_one_thing(path):
     for c in json.loads(path.read_text(encoding="utf-8"))["cells"]:
         if c["cell_type"] != "code": continue
         lines = "".join(c["source"]).splitlines()
-        wide = [line for line in lines if len(line) > 120]
+        wide = [line for line in lines if len(line) > 120 and not line.startswith("#|")]  # a directive has to be one line
         assert not wide, f"over 120 columns: {wide[0]}"
         if any(re.match(r"#\s*\|\s*export", line) for line in lines):
             assert len(lines) <= 41, f"an exported cell of {len(lines) - 1} lines: {lines[1]}"
