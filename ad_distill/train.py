@@ -29,10 +29,11 @@ from .data.dataset import TrajectoryDataset, Windows, collate
 from .evaluation.probes import reward_accuracy, text_metrics
 from .models.lm import LMModel, LMSettings, pretrained_lm, small_lm
 from .models.rl import RLConfig, RLModel
-from .language.forms import Serializer
+from .language.serializer import Serializer
 from .data.store import Store
 from .tasks.core import Task, task_id
-from .language.tokenizers import build_tokenizer, load_tokenizer, sample
+from .data.tokens import sample
+from .language.tokenizers import build_tokenizer, load_tokenizer
 from .registry import UserError, nearest
 
 # %% ../nbs/40_train.ipynb #6f66e667

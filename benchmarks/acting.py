@@ -4,12 +4,12 @@ import torch
 from harness import compare
 
 import ad_distill.tasks.rooms  # noqa: F401 (registers the tasks)
-from ad_distill.evaluation.play import ModelAgent
+from ad_distill.models.rl_agent import RLAgent
 from ad_distill.models.lm import LMModel, LMSettings, small_lm
 from ad_distill.models.lm_agent import LMAgent
 from ad_distill.models.lm_context import Context
 from ad_distill.models.rl import RLConfig, RLModel
-from ad_distill.language.forms import make_serializer
+from ad_distill.language.serializer import make_serializer
 from ad_distill.tasks.core import RandomAgent, StreamDraws, make_task, rollout, stream_seeds, task_id
 from ad_distill.language.tokenizers import build_tokenizer
 
@@ -50,10 +50,10 @@ def act_vs_recompute(quick: bool) -> dict:
 
     fill = CONTEXT // task.horizon  # until here the window is all there is, and both have to choose the same
     seeds = stream_seeds(0, np.arange(streams), 1)
-    ours, theirs = (play(agent(model, seeds[:8]), 8, fill) for agent in (ModelAgent, WindowAgent))
+    ours, theirs = (play(agent(model, seeds[:8]), 8, fill) for agent in (RLAgent, WindowAgent))
     if not np.array_equal(ours["action"], theirs["action"]): raise AssertionError("the cache and the window choose different actions")
 
-    cached, window = ModelAgent(model, seeds), WindowAgent(model, seeds)
+    cached, window = RLAgent(model, seeds), WindowAgent(model, seeds)
     seen = play(cached, streams, fill)
     seen["state"], seen["action"] = seen["state"].astype(int), seen["action"].astype(int)
     window.window = [torch.from_numpy(seen[k]).transpose(0, 1) for k in ("state", "action", "reward", "logprob", "truncated")]

@@ -7,7 +7,7 @@ import numpy as np
 from gymnasium.spaces import Discrete, MultiDiscrete
 from harness import compare
 
-from ad_distill.language.forms import make_serializer
+from ad_distill.language.serializer import make_serializer
 from ad_distill.registry import SERIALIZERS
 from ad_distill.trajectory import History, Spaces, versions
 

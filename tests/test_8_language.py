@@ -11,7 +11,7 @@ from test_serialize_laws import draw_episode
 from ad_distill.models.lm import LMModel, LMSettings, small_lm
 from ad_distill.models.lm_agent import LMAgent
 from ad_distill.models.lm_context import Context
-from ad_distill.language.forms import make_serializer
+from ad_distill.language.serializer import make_serializer
 from ad_distill.language.tokenizers import build_tokenizer
 from ad_distill.trajectory import Spaces, Trajectory
 

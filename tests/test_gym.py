@@ -101,7 +101,7 @@ def test_a_variation_of_ones_own():
 
 
 @pytest.mark.parametrize("params, message", [
-    (dict(id="CarRacing-v3"), "27,648 numbers, more than max_state=1024.*ResizeObservation"), (dict(id="CartPol-v1"), "Did you mean: `CartPole`"), (dict(id="nowhere:X-v0"), "No module named 'nowhere'"),
+    (dict(id="CarRacing-v3"), "27,648 numbers, more than max_state=1024.*ResizeObservation"), (dict(id="CartPol-v1"), "Did you mean: `CartPole`"), (dict(id="nowhere:X-v0"), "no module 'nowhere'"),
     (dict(vary="gravty"), "did you mean gravity"), (dict(vary="x=1:2"), "has no number 'x'"), (dict(vary="gravity=1"), "expected a name and a range"), (dict(kwargs="[1]"), "expected a JSON object"),
     (dict(kwargs='{"wind": 1}'), "unexpected keyword argument 'wind'"), (dict(id="CliffWalking-v1", max_state=0), "max_state must be at least 1"), (dict(variants=1), "variants must be at least 2")])
 def test_mistakes_are_one_line(params, message):

@@ -15,11 +15,14 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from ad_distill.language import tokens as tokens_module
 from ad_distill.data.dataset import TrajectoryDataset, Windows, collate
-from ad_distill.language.forms import FIELDS, make_serializer
+from ad_distill.language.serializer import FIELDS, make_serializer
 from ad_distill.registry import SERIALIZERS
 from ad_distill.data.store import Store, StoreWriter
-from ad_distill.language.tokenizers import build_tokenizer, check_tokenizer, load_tokenizer, sample
-from ad_distill.language.tokens import MARKUP, Tokens, TokenStream, tokenize
+from ad_distill.data.tokens import sample
+from ad_distill.language.tokenizers import build_tokenizer, check_tokenizer, load_tokenizer
+from ad_distill.data.tokens import Tokens, tokenize
+from ad_distill.language.serializer import MARKUP
+from ad_distill.language.tokens import TokenStream
 from ad_distill.registry import UserError
 from ad_distill.trajectory import History, Spaces
 

@@ -252,7 +252,7 @@ def test_trlx_stops_at_nan(tmp_path):
 @pytest.fixture
 def story_model():
     pytest.importorskip("trl")
-    from ad_distill.rlhf.stories.rloo import story_model_path
+    from ad_distill.rlhf.stories.model import story_model_path
     return str(story_model_path())
 
 
@@ -275,7 +275,7 @@ def test_trl_rollouts_in_order_with_the_acting_policys_logprobs(tmp_path, story_
 
     from ad_distill.recorders.trl import RolloutRecorder
     from ad_distill.data.store import Store
-    from ad_distill.rlhf.tasks import episode_tokens
+    from ad_distill.rlhf.rollouts import episode_tokens
     heard, prompts = [], ["Dan went to the market.", "Ann ran to the lake.", "Kate drove to the farm.", "Leo walked to the library."]
 
     def length(prompts, completions, completion_ids, trainer_state, **kwargs):

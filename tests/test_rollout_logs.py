@@ -16,7 +16,7 @@ from ad_distill.cli.main import main
 from ad_distill.logs.importing import import_log
 from ad_distill.logs.core import Problems
 from ad_distill.data.store import Store
-from ad_distill.rlhf.tasks import episode_tokens, text_store
+from ad_distill.rlhf.rollouts import episode_tokens, text_store
 from ad_distill.registry import UserError
 from ad_distill.logs.trl import TRL
 from ad_distill.logs.trlx import TrlX

@@ -11,7 +11,8 @@ from gymnasium.spaces import Box, Discrete, MultiDiscrete, Text
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ad_distill.language.forms import FIELDS, ParseError, make_serializer, serializer_from_json
+from ad_distill.language.codecs import ParseError
+from ad_distill.language.serializer import FIELDS, make_serializer, serializer_from_json
 from ad_distill.registry import SERIALIZERS
 from ad_distill.registry import UserError
 from ad_distill.trajectory import COLUMNS, History, Spaces, Trajectory, column_dtype

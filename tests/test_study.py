@@ -14,11 +14,13 @@ import pytest
 import torch
 from ad_distill.data.dataset import TrajectoryDataset, Windows
 from ad_distill.models.lm import LMModel, LMSettings, small_lm
-from ad_distill.language.forms import FIELDS, Plain, make_serializer, register_serializer
+from ad_distill.language.forms import Plain
+from ad_distill.language.serializer import FIELDS, make_serializer, register_serializer
 from ad_distill.registry import SERIALIZERS
 from ad_distill.experiments.study import POINTS, Cell, ablation_cells, cell_stores, field_bits, run_cell, run_cells, study_cells
 from ad_distill.experiments.study_table import VIEWS, load_cells, plot_study, ranking, save_cells, study_table
-from ad_distill.language.tokenizers import build_tokenizer, sample
+from ad_distill.data.tokens import sample
+from ad_distill.language.tokenizers import build_tokenizer
 from ad_distill.registry import UserError
 
 import ad_distill.tasks.rooms  # noqa: F401

@@ -206,7 +206,7 @@ def serializer_of(
     pairs: Sequence[tuple[str, str]] = (),  # (setting, value), as typed
 ) -> Any:
     "A `Serializer` from what was typed."
-    from ad_distill.language.forms import make_serializer
+    from ad_distill.language.serializer import make_serializer
     from ad_distill.registry import SERIALIZERS
     cls = SERIALIZERS.get((name.split() or [""])[0])
     return make_serializer(name, spaces, **values(pairs, {f.name: f.default for f in fields(cls)} if cls else {}))

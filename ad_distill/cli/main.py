@@ -85,7 +85,7 @@ def _readers(as_json):
 def _examples():
     "A few transitions of a dark room in every form."
     import numpy as np
-    from ad_distill.language.forms import make_serializer
+    from ad_distill.language.serializer import make_serializer
     from ad_distill.registry import SERIALIZERS
     from ad_distill.trajectory import Trajectory
     spaces = make_task("dark_room").spaces
@@ -259,7 +259,7 @@ def _export(store, kind, out, data_format, public, quiet, as_json):
 # %% ../../nbs/cli/04_main.ipynb #94f3309c
 def _as_text(store):
     "The text form of a store of rollouts as tokens; any other store as it is."
-    from ad_distill.rlhf.tasks import is_token_form, text_store
+    from ad_distill.rlhf.rollouts import is_token_form, text_store
     made_from = registered("task").get((store.info.get("task") or {}).get("name"))
     rollouts = is_token_form(store.spaces) and ((store.path / "tokenizer").is_dir() or hasattr(made_from, "tokenizer"))
     return text_store(store) if rollouts else store
@@ -321,7 +321,8 @@ def _parse(file, serializer, writes, task, params, episodes, as_json):
 # %% ../../nbs/cli/04_main.ipynb #4a5167ac
 def _online(task):
     "What `-s evaluate_every N` runs: the score on a few held-out instances."
-    from ad_distill.evaluation.play import evaluate, summarize
+    from ad_distill.evaluation.play import evaluate
+    from ad_distill.evaluation.statistics import summarize
     n = min(8, len(task.instances("held_out")))
     return lambda model: {"score": summarize(evaluate(model, task, 30, n_instances=n))["model"]["score_iqm"]}
 
@@ -421,7 +422,9 @@ def _evaluate(model, task, params, serializer, writes, feedback, episodes, insta
     if task is not None: task = make("task", task, params)
     elif params: raise UserError("-p needs --task: of which task?")
     if writes and serializer is None: raise UserError("-z needs --serializer: a setting of which?")
-    from ad_distill.evaluation.play import evaluate, load_model, summarize
+    from ad_distill.evaluation.play import evaluate
+    from ad_distill.evaluation.statistics import summarize
+    from ad_distill.models.loading import load_model
     bar, net, start = wants_bar(quiet), load_model(model), time.perf_counter()
     if serializer is not None: check_serializer(net, model, serializer, writes)
     task = task or _task_of(net.settings.about, f"the model {model}")

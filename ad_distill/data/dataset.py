@@ -18,10 +18,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..language.forms import Serializer, make_serializer
+from ..language.serializer import Serializer, make_serializer
 from ..registry import SERIALIZERS
 from .store import Store
-from ..language.tokens import MARKUP, TokenStream, tokenize, without_rewards
+from .tokens import tokenize, without_rewards
+from ..language.serializer import MARKUP
+from ..language.tokens import TokenStream
 from ..registry import UserError, nearest
 from ..trajectory import COLUMNS
 

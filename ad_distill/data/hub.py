@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np, pyarrow as pa
 import pyarrow.compute as pc
 
-from .minari import _copy_beside, _made, _package
+from .minari import optional_package
+from .store import copy_beside, new_folder
 from .store import Store, StoreWriter
-from .store import _batch, _schema
+from .store import history_batch, history_schema
 from ..registry import UserError
 from ..trajectory import COLUMNS, History, Spaces
 
@@ -27,7 +28,7 @@ _LISTS = COLUMNS[:4]
 
 def _episode_schema(spaces):
     "The Arrow schema of a table of episodes."
-    kinds = _schema(spaces)
+    kinds = history_schema(spaces)
     return pa.schema([("history", pa.int32()), ("episode", pa.int32()), ("instance", pa.int64()), ("seed", pa.int64()), *((k, pa.list_(kinds.field(k).type)) for k in _LISTS),
                       ("terminated", pa.bool_()), ("truncated", pa.bool_()), ("about", pa.string())])
 
@@ -37,7 +38,7 @@ def _episode_rows(i, history, store, schema):
     if not n: raise UserError(f"{store.path}: history {i} has no episode, and a table of episodes cannot hold it")
     about = dict(episodes=n, task=history.task, source=history.source, seed=history.seed, versions=history.versions)
     if i == 0: about["store"] = dict(histories=len(store), spaces=store.spaces.to_json(), info=store.info)
-    rows, ends = _batch(history, _schema(store.spaces)), np.cumsum(lengths, dtype=np.int32)
+    rows, ends = history_batch(history, history_schema(store.spaces)), np.cumsum(lengths, dtype=np.int32)
     offsets, last = pa.array(np.append(np.int32(0), ends)), np.maximum(ends - 1, 0)
     done = {k: history.columns[k][last] & (lengths > 0) if len(history.columns[k]) else np.zeros(n, bool) for k in ("terminated", "truncated")}
     small = lambda x: type(x) is int and abs(x) < 2 ** 63
@@ -48,7 +49,7 @@ def _episode_rows(i, history, store, schema):
 @contextmanager
 def _table(store, parent=None):
     "The episodes of a store as a `datasets.Dataset`, mapped from a temporary file."
-    datasets = _package("datasets", "all")
+    datasets = optional_package("datasets", "all")
     if not len(store): raise UserError(f"the store {store.path} holds no history: there is nothing to export")
     schema = _episode_schema(store.spaces)
     with tempfile.TemporaryDirectory(dir=parent, prefix=".episodes") as folder:
@@ -66,10 +67,10 @@ def save_dataset(
     path: str | Path,  # new folder
 ) -> Any:  # the `datasets.Dataset`, mapped from that folder
     "The episodes of a store as a dataset on disk, which `datasets.load_from_disk` opens."
-    with _made(path) as work, _table(store, work.parent) as table:
+    with new_folder(path) as work, _table(store, work.parent) as table:
         table.save_to_disk(str(work))
-        _copy_beside(store.path, work / "ad_distill")
-    return _package("datasets", "all").load_from_disk(str(path))
+        copy_beside(store.path, work / "ad_distill")
+    return optional_package("datasets", "all").load_from_disk(str(path))
 
 def push_dataset(
     store: Store,  # of any histories
@@ -86,7 +87,7 @@ def _line(e): return f"{type(e).__name__}: {(str(e).strip() or repr(e)).splitlin
 
 def _loaded(source):
     "A dataset from itself, a folder, or a hub."
-    datasets = _package("datasets", "all")
+    datasets = optional_package("datasets", "all")
     if isinstance(source, (str, Path)):
         hub, _, name = str(source).partition("hub:")
         try: source = datasets.load_dataset(name) if name and not hub else datasets.load_from_disk(str(source))
@@ -113,11 +114,11 @@ def from_dataset(
     if not len(order) or not (history[order[0]] == episode[order[0]] == 0): raise UserError("the dataset lacks its first episode: only a whole one becomes a store again")
     first = json.loads(rows[int(order[0])]["about"][0].as_py())["store"]
     spaces = Spaces.from_json(first["spaces"])
-    with _made(out) as work:
+    with new_folder(out) as work:
         with StoreWriter(work, spaces, first["info"]) as writer:
             for i, (a, b) in enumerate(zip(*ends)): writer.put(i, _history(i, rows[order[a:b]], spaces))
             if len(writer) != first["histories"]: raise UserError(f"the dataset has {len(writer)} of {first['histories']} histories: only a whole one becomes a store again")
-        if isinstance(source, (str, Path)): _copy_beside(Path(source) / "ad_distill", work)
+        if isinstance(source, (str, Path)): copy_beside(Path(source) / "ad_distill", work)
     return Store.open(out)
 
 def _history(i, table, spaces):

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from .store import Store, StoreWriter
 from ..registry import UserError, nearest
 from ..trajectory import COLUMNS, History, Spaces, Trajectory, versions
-from ..trajectory import _same
+from ..trajectory import same_arrays
 
 # %% ../../nbs/data/05_minari.ipynb #15fa08fd
 def _package(name, extra):
@@ -107,7 +107,7 @@ def _nested(leaves):
         at[last] = x
     return out
 
-def _equal(a, b): return a == b if isinstance(a, list) or isinstance(b, list) else _same(a, b)
+def _equal(a, b): return a == b if isinstance(a, list) or isinstance(b, list) else same_arrays(a, b)
 
 # %% ../../nbs/data/05_minari.ipynb #76bd8901
 def _raw(space, x):

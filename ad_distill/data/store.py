@@ -15,7 +15,7 @@ import numpy as np, pyarrow as pa
 
 from ..registry import UserError, nearest
 from ..trajectory import COLUMNS, History, Spaces, column_dtype
-from ..trajectory import _frozen, _plain, _space_str, _table, _trusted
+from ..trajectory import frozen, html_table, plain_json, space_str, trusted
 
 # %% ../../nbs/data/01_store.ipynb #25ac2217
 FORMAT, VERSION = "ad_distill-histories", 1
@@ -94,7 +94,7 @@ class StoreWriter:
         spaces: Spaces,       # of all its histories
         info: dict | None = None,    # plain JSON: what is asked for (task, source, seed, ...); must be the same to go on
     ):
-        self.path, self.spaces, self.info = Path(path), spaces, _plain("info", info or {})
+        self.path, self.spaces, self.info = Path(path), spaces, plain_json("info", info or {})
         self._schema, self._files = _schema(spaces), []
 
     def __enter__(self) -> "StoreWriter":
@@ -357,9 +357,9 @@ class Store:
             lengths.append(d["lengths"])
             at += [d["at"].get(k, 0) for k in COLUMNS]
         offset, size, crc, rows, episodes, line_size = np.array(numbers, np.int64).reshape(-1, 6).T.copy()
-        self = _trusted(cls, path=path, spaces=spaces, info=info, _offset=offset, _size=size, _crc=crc, _n_rows=rows,
+        self = trusted(cls, path=path, spaces=spaces, info=info, _offset=offset, _size=size, _crc=crc, _n_rows=rows,
                         _line=np.cumsum(line_size) - line_size, _line_size=line_size, _rows=0,
-                        _checked=np.zeros(len(rows), bool), episode_offset=_frozen(np.append(0, np.cumsum(episodes))))
+                        _checked=np.zeros(len(rows), bool), episode_offset=frozen(np.append(0, np.cumsum(episodes))))
         self._read_lengths(lengths, episodes)
         self._map_file()
         self._find_columns(np.array(at, np.int64).reshape(-1, len(COLUMNS)).T)
@@ -378,7 +378,7 @@ class Store:
             i = wrong[0] if len(wrong) else len(episodes) - 1
             raise UserError(f"{self.path}/index.jsonl is damaged: the lengths of the episodes of history {i} do not "
                             "fit its rows")
-        self.episode_lengths, self.episode_start = _frozen(flat), _frozen(total[:-1] - np.repeat(first[:-1], episodes))
+        self.episode_lengths, self.episode_start = frozen(flat), frozen(total[:-1] - np.repeat(first[:-1], episodes))
 
     def _map_file(self):
         try: file = open(self.path / "transitions.arrow", "rb")
@@ -453,12 +453,12 @@ class Store:
         for k, (dtype, shape, size, granule, begin) in self._columns.items():
             columns[k] = np.ndarray((n, *shape), dtype, self._map, int(begin[i]) * granule)
         for k in [k for k in COLUMNS if k not in columns]:
-            columns[k] = _frozen(np.array([*self._batch(i).column(k).to_pylist(), None], object)[:-1])
+            columns[k] = frozen(np.array([*self._batch(i).column(k).to_pylist(), None], object)[:-1])
         with open(self.path / "index.jsonl", "rb") as f:
             f.seek(self._line[i])
             d = json.loads(f.read(self._line_size[i]))
         self._bound(n)
-        return _trusted(History, columns={k: columns[k] for k in COLUMNS}, lengths=self.lengths(i), spaces=self.spaces,
+        return trusted(History, columns={k: columns[k] for k in COLUMNS}, lengths=self.lengths(i), spaces=self.spaces,
                         **{k: d[k] for k in ("task", "source", "seed", "versions")})
 
     def verify(self,
@@ -526,11 +526,11 @@ class Store:
         counts = dict(histories=len(self), episodes=len(self.episode_lengths), transitions=self.n_transitions)
         counts["bytes"] = len(self._map)
         return {**{k: f"{v:,}" for k, v in counts.items()},
-                **{k: _space_str(getattr(self.spaces, k)) for k in ("state", "action")},
+                **{k: space_str(getattr(self.spaces, k)) for k in ("state", "action")},
                 **{f"info.{k}": v if isinstance(v, str) else json.dumps(v) for k, v in self.info.items()}}
 
     def __repr__(self):
         lines = (f"  {k:<18}{v if len(v) < 100 else v[:99] + '…'}" for k, v in self._facts().items())
         return "\n".join([f"Store {self.path}", *lines])
 
-    def _repr_html_(self): return _table(f"Store {self.path}", ("", ""), self._facts().items(), most=99)
+    def _repr_html_(self): return html_table(f"Store {self.path}", ("", ""), self._facts().items(), most=99)

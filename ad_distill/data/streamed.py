@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np, pyarrow as pa
 
 from .store import StoreWriter
-from .store import _addresses, _json_bytes, _write
-from ..rlhf.tasks import token_states
+from .store import _addresses, _json_bytes, write_at
+from ..rlhf.rollouts import token_states
 from ..registry import UserError
 from ..trajectory import History, column_dtype
 
@@ -126,7 +126,7 @@ class _Sink:
         self.seen += n
         for i in range(cut, n, 2 ** 23):
             part = data[i:i + 2 ** 23]
-            _write(self.fd, self.at + self.size, part)
+            write_at(self.fd, self.at + self.size, part)
             self.crc, self.size = zlib.crc32(part, self.crc), self.size + len(part)
             for m in self.maps: m.madvise(mmap.MADV_DONTNEED)
         return n
@@ -198,7 +198,7 @@ class StreamedWriter(StoreWriter):
             entry = dict(size=sink.size, crc32=sink.crc, rows=columns.rows, episodes=len(lengths), lengths=int(lengths[0]) if same else lengths.tolist(),
                          at=self._places(sink.size, schema), **columns.about)
             line = _json_bytes(dict(n=self._n, offset=self._end, **entry))
-            _write(self._index, self._index_end, line)
+            write_at(self._index, self._index_end, line)
         except BaseException: self._cut(); raise
         self._n += 1
         self._end += sink.size

@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
 
-from .play import curves
+from .statistics import curves
 
 # %% ../../nbs/evaluation/04_plot.ipynb #b28b8d78
 STYLE = {  # agent -> label, color, line style

@@ -17,7 +17,7 @@ from ..data.dataset import TrajectoryDataset, collate
 from ..models.lm import LMModel
 from ..models.lm_agent import LMAgent
 from ..models.rl import RLModel
-from ..language.forms import FIELDS
+from ..language.serializer import FIELDS
 
 # %% ../../nbs/evaluation/03_probes.ipynb #040acfc0
 @torch.no_grad()

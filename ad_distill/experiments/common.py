@@ -21,7 +21,7 @@ from typing import Any
 
 import psutil
 
-from ..sources.core import follow_parent
+from ..sources.workers import follow_parent
 from ..registry import UserError, nearest
 from ..trajectory import versions
 

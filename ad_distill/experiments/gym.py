@@ -21,13 +21,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..data.dataset import Windows
-from ..evaluation.play import ModelAgent, episodes_to, evaluate, gain, load_model, play
-from ..evaluation.play import _regret, _table
+from ..evaluation.play import evaluate, play
+from ..evaluation.statistics import episodes_to, gain
+from ..models.loading import load_model
+from ..models.rl_agent import RLAgent
+from ..evaluation.play import episodes_table, regrets
 from ..models.lm import LMModel
 from ..models.lm_agent import LMAgent
 from ..models.rl import RLModel
 from ..evaluation.plot import STYLE, plot_curves, plot_instances
-from ..language.forms import Serializer
+from ..language.serializer import Serializer
 from ..data.store import Store
 from ..tasks.core import RandomAgent, Task, rollout, stream_seeds, task_id
 from ..registry import UserError, nearest
@@ -76,7 +79,7 @@ def recorded_curve(
     every, n = store.info.get("every", 1), int(np.diff(store.episode_offset).min())
     histories = [h[:n] for h in store]
     held = lambda x: np.repeat(x, every, 1)
-    return _table("source", task, np.array([h.task["instance"] for h in histories]), store.info.get("seed", 0), held(np.stack([h.returns for h in histories])), held(_regret(task, histories)))
+    return episodes_table("source", task, np.array([h.task["instance"] for h in histories]), store.info.get("seed", 0), held(np.stack([h.returns for h in histories])), held(regrets(task, histories)))
 
 def play_all(
     task: Task,  # what is played
@@ -164,7 +167,7 @@ def play_history(
     seed: int = 0,  # of the environment and the agent
 ) -> History:
     "One stream of a frozen model, every action written down."
-    make = LMAgent if isinstance(model, LMModel) else ModelAgent
+    make = LMAgent if isinstance(model, LMModel) else RLAgent
     played = rollout(task.make_env(np.array([instance])), make(model.eval(), stream_seeds(seed, [0], 1)), n_episodes, stream_seeds(seed, [0], 0))
     return played.history(0, task={**task_id(task), "instance": int(instance)}, source={"name": "model", "params": {}}, seed=seed)
 

@@ -24,11 +24,13 @@ import torch
 from transformers.utils.logging import disable_progress_bar
 
 from ..data.dataset import TrajectoryDataset, Windows, collate
-from ..evaluation.play import by_history, evaluate, load_model, pick_instances
+from ..evaluation.play import evaluate, pick_instances
+from ..evaluation.statistics import by_history
+from ..models.loading import load_model
 from .common import together
 from ..evaluation.probes import text_metrics
 from ..models.lm import LMModel
-from ..language.forms import FIELDS, Serializer, make_serializer
+from ..language.serializer import FIELDS, Serializer, make_serializer
 from ..registry import SERIALIZERS
 from ..registry import SOURCES
 from ..sources.core import generate, make_source
@@ -36,7 +38,7 @@ from ..data.store import Store, StoreWriter
 from ..rlhf.stories.recorded import story_histories
 from ..registry import TASKS
 from ..tasks.core import make_task
-from ..rlhf.tasks import text_store
+from ..rlhf.rollouts import text_store
 from ..language.tokenizers import has_words, writes_words
 from ..train import distill
 from ..registry import UserError

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 
-from ..language.forms import FIELDS
+from ..language.serializer import FIELDS
 from ..registry import UserError
 
 # %% ../../nbs/experiments/03_study_table.ipynb #2c4af0fa

@@ -14,11 +14,13 @@ import numpy as np
 from fastcore.basics import patch
 from gymnasium.spaces import Text
 
-from .layout import MOST, Serializer, pattern_of, _parse_error
+from .codecs import MOST
+from .layout import _parse_error
+from .serializer import Serializer, pattern_of
 from .text import _gather, _lines, _matrix, _written
 from ..registry import UserError
 from ..trajectory import History, Trajectory, column_dtype
-from ..trajectory import _values
+from ..trajectory import check_values
 
 # %% ../../nbs/language/03_acting.ipynb #27ee578e
 @patch
@@ -29,7 +31,7 @@ def before_action(self: Serializer,
     first: np.ndarray = None,     # (n,) bool, the first of an episode; default: all if there is no reward, else none
 ) -> list[str]:                   # n texts
     "What is written from the last transition up to the next action."
-    x, (slots, action, *_), late = _values("state", state, self.spaces.state), self._action, self._late
+    x, (slots, action, *_), late = check_values("state", state, self.spaces.state), self._action, self._late
     n, values, where = len(x), dict(state=_matrix(x)), {}
     first = np.broadcast_to(np.asarray(reward is None if first is None else first, bool), n)
     for f, v in dict(reward=reward, logprob=logprob).items():
@@ -81,7 +83,7 @@ def action_texts(self: Serializer,
     actions: np.ndarray,  # (n, *a)
 ) -> list[str]:           # as they stand between `before_action` and `after_action`
     "Actions as text."
-    slot, x = self._action[1], _values("action", actions, self.spaces.action)
+    slot, x = self._action[1], check_values("action", actions, self.spaces.action)
     return _lines([slot._replace(pieces=slot.pieces[1:-1])], dict(action=_matrix(x)), {}, len(x))
 
 @patch

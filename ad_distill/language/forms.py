@@ -19,7 +19,9 @@ from fastcore.basics import patch
 from gymnasium.spaces import Text
 
 import ad_distill.language.acting  # noqa: F401 (gives serializers their methods)
-from .layout import FIELDS, MOST, Codec, ParseError, Serializer, _text_codec
+from .codecs import Codec, MOST, ParseError
+from .layout import _text_codec
+from .serializer import FIELDS, Serializer
 from ..registry import SERIALIZERS, UserError, nearest
 from ..trajectory import Spaces
 

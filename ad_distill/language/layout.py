@@ -18,7 +18,7 @@ from gymnasium.spaces import Box, Text
 
 from ..registry import UserError
 from ..trajectory import COLUMNS, LOGPROB_SLACK, Spaces, column_dtype
-from ..trajectory import _int_bounds
+from ..trajectory import int_bounds
 
 # %% ../../nbs/language/01_layout.ipynb #4cb09f85
 class ParseError(UserError):
@@ -214,7 +214,7 @@ class Serializer:
             return [self._number(field, 0, 1, np.dtype("float32"), -math.inf, top)], (0,)
         space = getattr(self.spaces, field)
         if isinstance(space, Text): return [self._text(field)], (0,)
-        bounds = (space.low, space.high) if isinstance(space, Box) else _int_bounds(space)
+        bounds = (space.low, space.high) if isinstance(space, Box) else int_bounds(space)
         low, high = (np.ravel(b).tolist() for b in bounds)
         dtype, n = column_dtype(space), len(low)
         if not n: raise UserError(f"{field}: {space} holds no number to be written; use Discrete(1)")

@@ -17,10 +17,12 @@ import numpy as np
 from fastcore.basics import patch
 from gymnasium.spaces import Box, Text
 
-from .layout import FIELDS, ParseError, Serializer, _parse_error
+from .codecs import ParseError
+from .layout import _parse_error
+from .serializer import FIELDS, Serializer
 from ..registry import UserError
 from ..trajectory import COLUMNS, History, Trajectory, column_dtype
-from ..trajectory import _columns, _int_bounds, _trusted
+from ..trajectory import check_columns, int_bounds, trusted
 
 # %% ../../nbs/language/02_text.ipynb #d9d2d61d
 def _cells(slots, values, where, default=None):
@@ -190,11 +192,11 @@ def _episodes(s, text, ended, found):
             space = getattr(s.spaces, f)
             shape = space.shape or ()
             column = np.empty((n, math.prod(shape)), column_dtype(space))
-            if not isinstance(space, (Box, Text)): column[:] = np.ravel(_int_bounds(space)[0])  # what is never written
+            if not isinstance(space, (Box, Text)): column[:] = np.ravel(int_bounds(space)[0])  # what is never written
             for i, (values, _) in zip(slot.index, rows[0][f]): column[:, i] = values
             x[f] = column.reshape(n, *shape)
-    x, cuts = _columns(x, stops, s.spaces), stops.tolist()
-    return [_trusted(Trajectory, **{k: v[a:b] for k, v in x.items()}, spaces=s.spaces) for a, b in zip([0, *cuts], cuts)]
+    x, cuts = check_columns(x, stops, s.spaces), stops.tolist()
+    return [trusted(Trajectory, **{k: v[a:b] for k, v in x.items()}, spaces=s.spaces) for a, b in zip([0, *cuts], cuts)]
 
 def _moved_back(s, text, ended, field, rows, stops, full, left):
     "A column whose values stand behind the next state."

@@ -17,7 +17,8 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from .tokens import TokenStream
-from .forms import Compact, Serializer
+from .forms import Compact
+from .serializer import Serializer
 from ..data.store import Store
 from ..registry import UserError
 from ..trajectory import History, Trajectory

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from .layout import pattern_of
-from .forms import FIELDS, Serializer
+from .serializer import pattern_of
+from .serializer import FIELDS, Serializer
 from ..data.store import Store
 from ..registry import UserError
 from ..trajectory import History, Trajectory

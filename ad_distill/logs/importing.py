@@ -23,9 +23,11 @@ import ad_distill.logs.trl  # noqa: F401 (registers its reader)
 from .core import Problems, Reader, make_reader
 from ..data.store import Store
 from ..data.streamed import StreamedWriter
-from ..data.streamed import _Packed, _pieces
+from ..rlhf.packing import PackedRollouts, packed_pieces
 from ..tasks.core import Task, register_task, task_id
-from ..rlhf.tasks import TextRLHF, TextVectorEnv, make_reward, save_tokenizer, text_spaces, token_spaces
+from ..rlhf.rewards import make_reward
+from ..rlhf.rollouts import save_tokenizer, text_spaces, token_spaces
+from ..rlhf.tasks import TextRLHF, TextVectorEnv
 from ..registry import UserError
 from ..trajectory import versions
 
@@ -126,7 +128,7 @@ def _pack_run(run, folder, rollouts, problems, prompts):
     "Read a run into files."
     packed, found = None, []
     for i, r in enumerate(rollouts):
-        if packed is None: packed = _Packed(folder, run, r.completion_ids is None)
+        if packed is None: packed = PackedRollouts(folder, run, r.completion_ids is None)
         try: packed.add(r)
         except (TypeError, OverflowError, AttributeError, UnicodeEncodeError) as e:
             problems.bad(f"{run.name}: rollout {i}: {e}", rollouts=1)
@@ -215,7 +217,7 @@ def _write_store(path, runs, prompts, reader, reward, tokenizer, out, progress):
         for packed, found in runs:
             source = {"name": reader.name, "params": {**packed.run.about, "iterations": found}}
             def pieces():
-                for piece in _pieces(packed, spaces, dict(task=about, source=source, seed=packed.run.seed, versions=versions())):
+                for piece in packed_pieces(packed, spaces, dict(task=about, source=source, seed=packed.run.seed, versions=versions())):
                     yield piece
                     bar.update(len(piece))
             try: writer.put_pieces(pieces(), path.parent / "columns")

@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from .core import CutOff, Problems, Reader, Rollout, Run, log_folders, register_reader
+from .core import CutOff, Problems, Reader, Run, log_folders, register_reader
+from ..rlhf.rollouts import Rollout
 from ..registry import UserError, nearest
 
 # %% ../../nbs/logs/03_trl.ipynb #ad9a50a6

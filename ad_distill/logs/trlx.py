@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .core import CutOff, Problems, Reader, Rollout, Run, log_folders, register_reader
+from .core import CutOff, Problems, Reader, Run, log_folders, register_reader
+from ..rlhf.rollouts import Rollout
 from ..registry import UserError
 
 # %% ../../nbs/logs/02_trlx.ipynb #2675cbc0

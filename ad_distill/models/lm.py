@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-from ..language.forms import FIELDS, Serializer, serializer_from_json
+from ..language.serializer import FIELDS, Serializer, serializer_from_json
 from ..language.tokenizers import check_folder, load_tokenizer
 from ..language.tokens import TokenStream
 from ..registry import UserError

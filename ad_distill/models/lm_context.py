@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
 from .lm import LMModel
-from ..language.forms import FIELDS
+from ..language.serializer import FIELDS
 from ..language.tokens import TokenStream
 from ..registry import UserError
 

@@ -19,11 +19,12 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from ..rlhf.stories.rloo import story_model_path
+from ..rlhf.stories.model import story_model_path
 from ..sources.core import Source, register_source
 from ..data.store import StoreWriter
 from ..tasks.core import Task, task_id
-from ..rlhf.tasks import TextVectorEnv, is_text_form, save_tokenizer, text_history, token_episode, token_spaces
+from ..rlhf.rollouts import is_text_form, save_tokenizer, text_history, token_episode, token_spaces
+from ..rlhf.tasks import TextVectorEnv
 from ..rlhf.stories.grammar import MAX_TOKENS
 from ..rlhf.stories.task import StoryTask
 from ..registry import UserError

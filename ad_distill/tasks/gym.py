@@ -16,18 +16,19 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from fastcore.basics import patch
 from gymnasium.spaces import Discrete
 
+from ..registry import UserError, import_here, nearest
 from .core import Task, register_task
 from .numbers import Numbers
-from ..registry import UserError, nearest
 from ..trajectory import Spaces
 
 # %% ../../nbs/tasks/04_gym.ipynb #3c449f7c
 @dataclass(frozen=True)
 class Variation:
     "One thing in which the instances of an environment differ."
-    draw: Callable[[np.random.Generator, gym.Env], Any]  # a value, in plain JSON, for an environment that is not changed yet
+    draw: Callable[[np.random.Generator, gym.Env], Any]  # a value, in plain JSON, for an environment not changed yet
     apply: Callable[[gym.Env, Any], gym.Env]  # the environment changed so
     fits: Callable[[gym.Env], bool]  # whether it makes sense for an environment
     count: Callable[[gym.Env], float] = lambda env: math.inf  # how many values there are
@@ -35,6 +36,7 @@ class Variation:
 
 VARIATIONS: dict[str, Variation] = {}  # by the name that `vary` uses; an environment's own module may add to it
 
+# %% ../../nbs/tasks/04_gym.ipynb #a08a8b0c
 class ChangedActions(gym.ActionWrapper):
     "Action `a` does what `value[a]` did; in a Box, the numbers whose value is -1 are mirrored."
     def __init__(self,
@@ -42,20 +44,35 @@ class ChangedActions(gym.ActionWrapper):
         value: list[int],  # a permutation, or a sign for each number
     ):
         super().__init__(env)
-        self.value, self.discrete = np.array(value), isinstance(env.action_space, Discrete)
-        if not self.discrete: self.twice = env.action_space.low + env.action_space.high if env.action_space.is_bounded() else 0
-    def action(self, action: Any) -> Any:
-        return int(self.value[action]) if self.discrete else np.where(self.value < 0, self.twice - action, action)
+        self.value, space = np.array(value), env.action_space
+        self.discrete = isinstance(space, Discrete)
+        if not self.discrete: self.twice = space.low + space.high if space.is_bounded() else 0
 
-def _scaled(env, factor): return gym.wrappers.TransformReward(env, lambda r: float(np.float32(r * factor)))
+    def action(self, action: Any) -> Any:
+        if self.discrete: return int(self.value[action])
+        return np.where(self.value < 0, self.twice - action, action)
+
 def _n_actions(env): return int(env.action_space.n) if isinstance(env.action_space, Discrete) else 0
 
-VARIATIONS["actions"] = Variation(
-    draw=lambda rng, env: rng.permutation(_n_actions(env)).tolist() if _n_actions(env) else rng.choice([-1, 1], env.action_space.shape).tolist(),
-    apply=ChangedActions, fits=lambda env: _n_actions(env) != 1, alike=True,
-    count=lambda env: math.factorial(_n_actions(env)) if _n_actions(env) else 2 ** math.prod(env.action_space.shape))
-VARIATIONS["reward_sign"] = Variation(draw=lambda rng, env: int(rng.choice([-1, 1])), apply=_scaled, fits=lambda env: True, count=lambda env: 2)
-VARIATIONS["reward_scale"] = Variation(draw=lambda rng, env: round(float(2 ** rng.uniform(-1, 1)), 4), apply=_scaled, fits=lambda env: True)
+def _draw_buttons(rng, env):
+    n = _n_actions(env)
+    return rng.permutation(n).tolist() if n else rng.choice([-1, 1], env.action_space.shape).tolist()
+
+def _count_buttons(env):
+    n = _n_actions(env)
+    return math.factorial(n) if n else 2 ** math.prod(env.action_space.shape)
+
+VARIATIONS["actions"] = Variation(_draw_buttons, ChangedActions, fits=lambda env: _n_actions(env) != 1,
+                                  count=_count_buttons, alike=True)
+
+# %% ../../nbs/tasks/04_gym.ipynb #e5f79cc4
+def _scaled(env, factor): return gym.wrappers.TransformReward(env, lambda r: float(np.float32(r * factor)))
+def _draw_sign(rng, env): return int(rng.choice([-1, 1]))
+def _draw_scale(rng, env): return round(float(2 ** rng.uniform(-1, 1)), 4)
+def _always(env): return True
+
+VARIATIONS["reward_sign"] = Variation(_draw_sign, _scaled, _always, count=lambda env: 2)
+VARIATIONS["reward_scale"] = Variation(_draw_scale, _scaled, _always)
 
 # %% ../../nbs/tasks/04_gym.ipynb #4343f2f7
 def attribute(
@@ -65,11 +82,13 @@ def attribute(
     relative: bool = False,  # the values are multiples of the environment's own
     signed: bool = False,  # half of them with the sign turned round
     alike: bool = False,  # whether a random policy earns the same with every value
-    then: Callable[[Any], None] | None = None,  # called with the bare environment, to put right what depends on the attribute
+    then: Callable[[Any], None] | None = None,  # told the bare environment, to put right what depends on the attribute
 ) -> Variation:
     "A variation of a number inside the environment."
     def draw(rng, env):
-        x = rng.uniform(low, high) * (rng.choice([-1, 1]) if signed else 1) * (getattr(env.unwrapped, name) if relative else 1)
+        x = rng.uniform(low, high)
+        if signed: x *= rng.choice([-1, 1])
+        if relative: x *= getattr(env.unwrapped, name)
         return float(f"{x:.4g}")
     def apply(env, value):
         setattr(env.unwrapped, name, value)
@@ -78,34 +97,43 @@ def attribute(
     def fits(env): return isinstance(getattr(env.unwrapped, name, None), (int, float, np.number))
     return Variation(draw, apply, fits, alike=alike)
 
+# %% ../../nbs/tasks/04_gym.ipynb #7ecd892b
 def _cart(env):
-    if hasattr(env, "polemass_length"): env.total_mass, env.polemass_length = env.masspole + env.masscart, env.masspole * env.length
+    "Put right what follows from the masses and the length."
+    if not hasattr(env, "polemass_length"): return
+    env.total_mass, env.polemass_length = env.masspole + env.masscart, env.masspole * env.length
 
 def _wind(of, other):
     "Wind and turbulence of LunarLander share one switch: what was not asked for stays 0."
     def apply(env, value):
-        e = env.unwrapped
-        if not e.enable_wind: setattr(e, other, 0.)
-        e.enable_wind = True
-        setattr(e, of, value)
+        lander = env.unwrapped
+        if not lander.enable_wind: setattr(lander, other, 0.)
+        lander.enable_wind = True
+        setattr(lander, of, value)
         return env
     return apply
 
 for _name, _low, _high in (("masscart", .5, 2.), ("masspole", .5, 3.), ("length", .5, 2.), ("gravity", .6, 1.15)):
     VARIATIONS[_name] = attribute(_name, _low, _high, relative=True, then=_cart)
 VARIATIONS["force"] = attribute("force_mag", .7, 1.4, relative=True, signed=True)
-for _name, _of, _other, _high in (("wind", "wind_power", "turbulence_power", 15.), ("turbulence", "turbulence_power", "wind_power", 1.5)):
-    _a = attribute(_of, 0., _high)
-    VARIATIONS[_name] = Variation(_a.draw, _wind(_of, _other), _a.fits)
+_POWERS = {"wind": ("wind_power", "turbulence_power", 15.), "turbulence": ("turbulence_power", "wind_power", 1.5)}
+for _name, (_of, _other, _high) in _POWERS.items():
+    _plain = attribute(_of, 0., _high)
+    VARIATIONS[_name] = Variation(_plain.draw, _wind(_of, _other), _plain.fits)
 
-def _lander(env): return type(env.unwrapped).__name__ == "LunarLander" and _n_actions(env) == 4
-def _sides(rng, env):
-    "Which of the side engines comes first; it takes as many draws as `actions`, so that all else about an instance is the same with either."
+# %% ../../nbs/tasks/04_gym.ipynb #24c6c772
+def _is_lander(env): return type(env.unwrapped).__name__ == "LunarLander" and _n_actions(env) == 4
+
+def _draw_sides(rng, env):
     p = rng.permutation(4).tolist()
     return [0, 1, 2, 3] if p.index(1) < p.index(3) else [0, 3, 2, 1]
-VARIATIONS["sides"] = Variation(draw=_sides, apply=ChangedActions, fits=_lander, count=lambda env: 2, alike=True)  # of LunarLander: left and right as they are, or changed
 
-AUTO = {"CartPoleEnv": "actions,force,masscart,masspole,length", "LunarLander": "actions,gravity,wind,turbulence", "PendulumEnv": "actions,g=6:14,m=0.6:1.6,l=0.7:1.4"}  # what vary="auto" stands for, by the class of the environment; else actions
+VARIATIONS["sides"] = Variation(_draw_sides, ChangedActions, _is_lander, count=lambda env: 2, alike=True)
+
+AUTO = {  # what vary="auto" stands for, by the class of the environment; else actions
+    "CartPoleEnv": "actions,force,masscart,masspole,length",
+    "LunarLander": "actions,gravity,wind,turbulence",
+    "PendulumEnv": "actions,g=6:14,m=0.6:1.6,l=0.7:1.4"}
 
 # %% ../../nbs/tasks/04_gym.ipynb #67e21339
 def parse_vary(
@@ -113,20 +141,29 @@ def parse_vary(
     env: gym.Env,  # the environment, not changed yet
 ) -> dict[str, Variation]:
     "The variations that a text names; `UserError` for one that the environment does not have."
-    if text.strip() == "auto": text = AUTO.get(type(env.unwrapped).__name__, "actions" if VARIATIONS["actions"].fits(env) else "reward_sign")
-    found = {}
-    for item in (x.strip() for x in text.split(",") if x.strip()):
-        name, given, span = item.partition("=")
-        if given:
-            try: low, high = map(float, span.split(":"))
-            except ValueError: raise UserError(f"vary: {item!r} came, expected a name and a range, such as gravity=-11:-6") from None
-            found[name] = attribute(name, low, high, then=_cart)
-        else:
-            if name not in VARIATIONS: raise UserError(nearest(name, [k for k, v in VARIATIONS.items() if v.fits(env)], "variation") + "; any other attribute of the environment needs a range, such as gravity=-11:-6")
-            found[name] = VARIATIONS[name]
-        if not found[name].fits(env): raise UserError(f"vary: {type(env.unwrapped).__name__} has no number {name!r} to vary; for it there are {', '.join(k for k, v in VARIATIONS.items() if v.fits(env))}, and NAME=LOW:HIGH for any attribute that is a number")
-    if not found: raise UserError("vary names nothing; expected 'auto' or names such as 'actions,gravity'")
+    kind = type(env.unwrapped).__name__
+    if text.strip() == "auto": text = AUTO.get(kind, "actions" if VARIATIONS["actions"].fits(env) else "reward_sign")
+    items = [x.strip() for x in text.split(",") if x.strip()]
+    if not items: raise UserError("vary names nothing; expected 'auto' or names such as 'actions,gravity'")
+    known = [k for k, v in VARIATIONS.items() if v.fits(env)]
+    found = dict(_variation(item, known) for item in items)
+    for name, variation in found.items():
+        if not variation.fits(env):
+            raise UserError(f"vary: {kind} has no number {name!r} to vary; for it there are {', '.join(known)}, and "
+                            "NAME=LOW:HIGH for any attribute that is a number")
     return found
+
+def _variation(item, known):
+    "Name and variation of `gravity` or `gravity=-11:-6`."
+    name, given, span = item.partition("=")
+    if given:
+        try: low, high = map(float, span.split(":"))
+        except ValueError:
+            raise UserError(f"vary: {item!r} came, expected a name and a range, such as gravity=-11:-6") from None
+        return name, attribute(name, low, high, then=_cart)
+    if name in VARIATIONS: return name, VARIATIONS[name]
+    raise UserError(nearest(name, known, "variation") + "; any other attribute of the environment needs a range, such "
+                    "as gravity=-11:-6")
 
 # %% ../../nbs/tasks/04_gym.ipynb #1b86ceb7
 LIMIT = 1000  # steps of an episode where nobody says how many
@@ -134,7 +171,7 @@ LIMIT = 1000  # steps of an episode where nobody says how many
 @register_task("gym")
 @dataclass(frozen=True)
 class GymTask(Task):
-    "Any Gymnasium environment, varied: gym:CartPole-v1, gym:LunarLander-v3, gym:minigrid:MiniGrid-Empty-5x5-v0, gym:MODULE:NAME."
+    "Any Gymnasium environment, varied: gym:CartPole-v1, gym:minigrid:MiniGrid-Empty-5x5-v0, gym:MODULE:NAME."
     id: str = "CartPole-v1"  # what `gymnasium.make` takes: a name, or module:name
     variants: int = 256  # instances, if there are so many different ones
     vary: str = "auto"  # in what they differ, see `parse_vary`
@@ -149,113 +186,27 @@ class GymTask(Task):
         object.__setattr__(self, "name", f"gym:{self.id}")
         if math.isnan(self.best): object.__setattr__(self, "best", math.nan)  # tasks with the same NaN are equal
         for name, low in (("variants", 2), ("max_steps", 0), ("random_steps", 1), ("max_state", 1)):
-            if getattr(self, name) < low: raise UserError(f"{name} must be at least {low}, not {getattr(self, name)}")
-        if self.n_instances < 2: raise UserError(f"{self.name} with vary={self.vary!r} has {self.n_instances} instance; both splits need one. Vary something else too")
+            value = getattr(self, name)
+            if value < low: raise UserError(f"{name} must be at least {low}, not {value}")
+        if self.n_instances < 2:
+            raise UserError(f"{self.name} with vary={self.vary!r} has {self.n_instances} instance; both splits need "
+                            "one. Vary something else too")
 
-    def __reduce__(self): return type(self), tuple(getattr(self, f.name) for f in fields(self))  # what is cached stays here
-
-    @property
-    def params(self) -> dict[str, Any]: return {k: v for k, v in asdict(self).items() if k != "id" and v == v}  # NaN is no JSON
-
-    def _bare(self, render_mode=None):
-        "The environment without variations, in numbers."
-        try: kwargs = json.loads(self.kwargs or "{}")
-        except ValueError as e: raise UserError(f"kwargs={self.kwargs!r} is no JSON object: {e}") from None
-        if not isinstance(kwargs, dict): raise UserError(f"kwargs={self.kwargs!r} came, expected a JSON object, such as {{\"is_slippery\": false}}")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that there is a newer version, or that a package will change one day
-            make = partial(gym.make, self.id, disable_env_checker=True, **({"render_mode": render_mode} if render_mode else {}), **kwargs)
-            try:
-                env = make(max_episode_steps=self.max_steps or None)
-                if not _steps(env): env = make(max_episode_steps=LIMIT)
-            except (gym.error.Error, ImportError, TypeError, ValueError, AttributeError, AssertionError) as e:
-                raise UserError(f"gymnasium cannot make {self.id!r}: {' '.join(str(e).split()).rstrip('.')}{_advice(e)}") from e
-        return Numbers(env, self.max_state)
+    def __reduce__(self): return type(self), tuple(getattr(self, f.name) for f in fields(self))  # nothing cached
 
     @cached_property
-    def _first(self): return self._bare()
+    def first(self) -> Numbers: return self._bare()  # an environment without variations, to be asked about
     @cached_property
-    def _variations(self): return parse_vary(self.vary, self._first)
+    def variations(self) -> dict[str, Variation]: return parse_vary(self.vary, self.first)
 
-    @property
-    def spaces(self) -> Spaces: return Spaces(self._first.observation_space, self._first.action_space)
-    @property
-    def horizon(self) -> int: return _steps(self._first)
-    @property
-    def left_out(self) -> list[str]:  # names
-        "Parts of the environment's states that are no numbers, and are not told to an agent."
-        return self._first.left_out
-    @cached_property
-    def n_instances(self) -> int: return int(min(self.variants, math.prod(v.count(self._first) for v in self._variations.values())))
-
-    def _draw(self, i):
-        rng = np.random.default_rng([self.split_seed, i])
-        return {name: v.draw(rng, self._first) for name, v in self._variations.items()}
-    @cached_property
-    def _few(self):
-        "The draws in the order in which they first come, if there are finitely many."
-        found, i = {}, 0
-        while len(found) < self.n_instances:
-            found.setdefault(json.dumps(self._draw(i)), None)
-            i += 1
-        return [json.loads(x) for x in found]
-
-    def describe(self, instance: int) -> dict[str, Any]:
-        finite = math.isfinite(math.prod(v.count(self._first) for v in self._variations.values()))
-        return dict(self._few[instance]) if finite else self._draw(int(instance))
-
-    def _vary(self, env, values):
-        for name, value in values.items(): env = self._variations[name].apply(env, value)
-        return env
-
-    def make_env(self, instances: np.ndarray) -> gym.vector.SyncVectorEnv:
-        return gym.vector.SyncVectorEnv([partial(self.render_env, int(i), None) for i in instances], autoreset_mode=gym.vector.AutoresetMode.SAME_STEP)
-
-    def render_env(self,
-        instance: int,  # which
-        render_mode: str | None = "rgb_array",  # of `gymnasium.make`
-    ) -> gym.Env:  # with the states and actions of the task
-        "A single environment of an instance, which can be looked at with `render()`."
-        return self._vary(self._bare(render_mode), self.describe(instance))
-
-    @cached_property
-    def _random_returns(self): return {}
-    def random_return(self, instances: np.ndarray) -> np.ndarray:
-        return np.array([self._random({k: v for k, v in self.describe(i).items() if not self._variations[k].alike}) for i in instances])
-
-    def _random(self, values):
-        "Mean return of random play, in an instance of which only what matters to it is given: measured once for all that are alike."
-        if (key := json.dumps(values)) not in self._random_returns:
-            env, seed = self._vary(self._bare(), values), [self.split_seed, zlib.crc32(key.encode())]
-            env.action_space.seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
-            returns, steps = [], 0
-            while steps < self.random_steps:
-                env.reset(seed=None if returns else int(np.random.SeedSequence([*seed, 1]).generate_state(1)[0]))
-                total, done = 0., False
-                while not done:
-                    _, reward, terminated, truncated, _ = env.step(env.action_space.sample())
-                    total, done, steps = total + reward, terminated or truncated, steps + 1
-                returns.append(total)
-            env.close()
-            self._random_returns[key] = float(np.mean(returns))
-        return self._random_returns[key]
-
-    @property
-    def _solved(self):
-        "Return that has score 1, before rewards are varied; NaN where nobody says."
-        if self.best == self.best: return self.best
-        if type(self._first.unwrapped).__name__ == "CartPoleEnv": return float(self.horizon)  # the pole stands until time is up
-        return math.nan if self._first.spec.reward_threshold is None else float(self._first.spec.reward_threshold)
-
-    def best_return(self, instances: np.ndarray) -> np.ndarray:
-        low, out = self.random_return(instances), []
-        for i, bottom in zip(instances, low):
-            values = self.describe(i)
-            factor = values.get("reward_scale", 1.) * values.get("reward_sign", 1)
-            out.append(self._solved * factor if factor > 0 and self._solved == self._solved else bottom + 1)
-            if out[-1] <= bottom and math.isnan(self.best): out[-1] = bottom + 1  # such a threshold is for longer episodes
-            if out[-1] <= bottom: raise UserError(f"{self.name}: random play earns {bottom:.4g} in instance {i}, not less than the best return {out[-1]:.4g}; give a higher best")
-        return np.array(out)
+# %% ../../nbs/tasks/04_gym.ipynb #ea1dfaca
+def _spec(id):
+    "What `gymnasium.make` takes: the id itself, or a spec for a class or a function of a module."
+    module, colon, name = id.rpartition(":")
+    if not colon: return id
+    found = import_here(module)
+    if name in gym.registry or not callable(make := getattr(found, name, None)): return id
+    return gym.envs.registration.EnvSpec(id=id.replace(":", "/").replace(".", "-") + "-v0", entry_point=make)
 
 def _steps(env):
     "Steps after which an episode is truncated: as registered, as the environment says, or 0."
@@ -263,6 +214,166 @@ def _steps(env):
     return env.spec.max_episode_steps or (own if isinstance(own, int) else 0)
 
 def _advice(e):
-    if isinstance(e, gym.error.DependencyNotInstalled): return "; for LunarLander and the like: pip install 'ad_distill[box2d]'"
-    if isinstance(e, (gym.error.NameNotFound, gym.error.NamespaceNotFound, ImportError)): return ". An environment of another package is named module:name"
-    return ""
+    missing = "; for LunarLander and the like: pip install 'ad_distill[box2d]'"
+    if isinstance(e, gym.error.DependencyNotInstalled): return missing
+    unknown = (gym.error.NameNotFound, gym.error.NamespaceNotFound, ImportError)
+    return ". An environment of another package is named module:name" if isinstance(e, unknown) else ""
+
+# %% ../../nbs/tasks/04_gym.ipynb #acd911c2
+_REFUSALS = (gym.error.Error, ImportError, TypeError, ValueError, AttributeError, AssertionError)
+
+@patch
+def _arguments(self: GymTask):
+    "Further arguments of `gymnasium.make`."
+    try: kwargs = json.loads(self.kwargs or "{}")
+    except ValueError as e: raise UserError(f"kwargs={self.kwargs!r} is no JSON object: {e}") from None
+    if isinstance(kwargs, dict): return kwargs
+    raise UserError(f"kwargs={self.kwargs!r} came, expected a JSON object, such as {{\"is_slippery\": false}}")
+
+@patch
+def _bare(self: GymTask, render_mode=None):
+    "The environment without variations, in numbers."
+    kwargs = self._arguments()
+    if render_mode: kwargs["render_mode"] = render_mode
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that there is a newer version, or that a package will change one day
+        try:
+            make = partial(gym.make, _spec(self.id), disable_env_checker=True, **kwargs)
+            env = make(max_episode_steps=self.max_steps or None)
+            if not _steps(env): env = make(max_episode_steps=LIMIT)
+        except UserError: raise
+        except _REFUSALS as e:
+            said = " ".join(str(e).split()).rstrip(".")
+            raise UserError(f"gymnasium cannot make {self.id!r}: {said}{_advice(e)}") from e
+    return Numbers(env, self.max_state)
+
+# %% ../../nbs/tasks/04_gym.ipynb #2424a1f0
+@patch(as_prop=True)
+def params(self: GymTask) -> dict[str, Any]:
+    "The parameters without the id, which stands in the name; NaN is no JSON."
+    return {k: v for k, v in asdict(self).items() if k != "id" and v == v}
+
+@patch(as_prop=True)
+def spaces(self: GymTask) -> Spaces: return Spaces(self.first.observation_space, self.first.action_space)
+@patch(as_prop=True)
+def horizon(self: GymTask) -> int: return _steps(self.first)
+
+@patch(as_prop=True)
+def n_values(self: GymTask) -> float:  # infinite where a variation is a real number
+    "How many different draws of all variations there are."
+    return math.prod(v.count(self.first) for v in self.variations.values())
+
+@patch(as_prop=True)
+def n_instances(self: GymTask) -> int: return int(min(self.variants, self.n_values))
+
+@patch(as_prop=True)
+def left_out(self: GymTask) -> list[str]:  # names
+    "Parts of the environment's states that are no numbers, and are not told to an agent."
+    return self.first.left_out
+
+# %% ../../nbs/tasks/04_gym.ipynb #be3225b6
+@patch
+def _draw(self: GymTask, i):
+    "Draw number `i` of all variations."
+    rng = np.random.default_rng([self.split_seed, i])
+    return {name: v.draw(rng, self.first) for name, v in self.variations.items()}
+
+@patch
+def _distinct_draws(self: GymTask):
+    "The draws in the order in which they first come, if there are finitely many."
+    found, i = {}, 0
+    while len(found) < self.n_instances:
+        found.setdefault(json.dumps(self._draw(i)), None)
+        i += 1
+    return [json.loads(x) for x in found]
+
+@patch
+def describe(self: GymTask, instance: int) -> dict[str, Any]:
+    "The value of each variation."
+    if math.isinf(self.n_values): return self._draw(int(instance))
+    kept = self.__dict__  # drawn once; a frozen dataclass lets its dictionary be written
+    if "_few" not in kept: kept["_few"] = self._distinct_draws()
+    return dict(kept["_few"][instance])
+
+# %% ../../nbs/tasks/04_gym.ipynb #e7557c58
+@patch
+def vary_env(self: GymTask,
+    env: gym.Env,  # without variations; changed in place, and wrapped
+    values: dict[str, Any],  # of some variations
+) -> gym.Env:
+    "Put the values of variations into an environment."
+    for name, value in values.items(): env = self.variations[name].apply(env, value)
+    return env
+
+@patch
+def render_env(self: GymTask,
+    instance: int,  # which
+    render_mode: str | None = "rgb_array",  # of `gymnasium.make`
+) -> gym.Env:  # with the states and actions of the task
+    "A single environment of an instance, which can be looked at with `render()`."
+    return self.vary_env(self._bare(render_mode), self.describe(instance))
+
+@patch
+def make_env(self: GymTask, instances: np.ndarray) -> gym.vector.SyncVectorEnv:
+    makers = [partial(self.render_env, int(i), None) for i in instances]
+    return gym.vector.SyncVectorEnv(makers, autoreset_mode=gym.vector.AutoresetMode.SAME_STEP)
+
+# %% ../../nbs/tasks/04_gym.ipynb #ef7c6172
+def _one_int(seed): return int(np.random.SeedSequence(seed).generate_state(1)[0])
+
+def _play_out(env):
+    "Return and length of an episode of random play."
+    total, steps, done = 0., 0, False
+    while not done:
+        _, reward, terminated, truncated, _ = env.step(env.action_space.sample())
+        total, steps, done = total + reward, steps + 1, terminated or truncated
+    return total, steps
+
+@patch
+def _measure_random(self: GymTask, values):
+    "Mean return of random play with these values of variations."
+    env, seed = self.vary_env(self._bare(), values), [self.split_seed, zlib.crc32(json.dumps(values).encode())]
+    env.action_space.seed(_one_int(seed))
+    returns, steps = [], 0
+    while steps < self.random_steps:
+        env.reset(seed=None if returns else _one_int([*seed, 1]))
+        total, n = _play_out(env)
+        returns.append(total)
+        steps += n
+    env.close()
+    return float(np.mean(returns))
+
+@patch
+def random_return(self: GymTask, instances: np.ndarray) -> np.ndarray:
+    measured = self.__dict__.setdefault("_random_returns", {})
+    def of(instance):
+        values = {k: v for k, v in self.describe(instance).items() if not self.variations[k].alike}
+        key = json.dumps(values)
+        if key not in measured: measured[key] = self._measure_random(values)
+        return measured[key]
+    return np.array([of(i) for i in instances])
+
+# %% ../../nbs/tasks/04_gym.ipynb #14535089
+@patch(as_prop=True)
+def _solved(self: GymTask):
+    "Return that has score 1, before rewards are varied; NaN where nobody says."
+    if not math.isnan(self.best): return self.best
+    if type(self.first.unwrapped).__name__ == "CartPoleEnv": return float(self.horizon)  # the pole stands to the end
+    threshold = self.first.spec.reward_threshold
+    return math.nan if threshold is None else float(threshold)
+
+@patch
+def _best(self: GymTask, instance, random):
+    "Best return of an instance in which random play earns `random`."
+    values = self.describe(instance)
+    factor = values.get("reward_scale", 1.) * values.get("reward_sign", 1)
+    known = factor > 0 and not math.isnan(self._solved)
+    best = self._solved * factor if known else random + 1
+    if best > random: return best
+    if math.isnan(self.best): return random + 1  # such a threshold is for longer episodes
+    raise UserError(f"{self.name}: random play earns {random:.4g} in instance {instance}, not less than the best "
+                    f"return {best:.4g}; give a higher best")
+
+@patch
+def best_return(self: GymTask, instances: np.ndarray) -> np.ndarray:
+    return np.array([self._best(i, random) for i, random in zip(instances, self.random_return(instances))])

@@ -1,4 +1,4 @@
-"""Environments whose states are dictionaries, pictures or words, and whose actions are several choices at once, in the form that a history holds
+"""States that are dictionaries or pictures, and actions that are several choices at once, as a history holds them
 
 Docs: https://ad-distill.github.io/ad_distill/tasks/numbers.html.md"""
 
@@ -19,40 +19,28 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Sp
 from ..registry import UserError
 
 # %% ../../nbs/tasks/03_numbers.ipynb #026fee32
+_WHOLE = (Discrete, MultiDiscrete, MultiBinary)
+
 def _leaves(space, path=()):
     "The parts of a space that have no parts: (path, space)."
-    if isinstance(space, (Dict, Tuple)):
-        for key, part in space.spaces.items() if isinstance(space, Dict) else enumerate(space.spaces): yield from _leaves(part, (*path, key))
-    else: yield path, space
-
-_WHOLE = (Discrete, MultiDiscrete, MultiBinary)
+    if isinstance(space, Dict): parts = space.spaces.items()
+    elif isinstance(space, Tuple): parts = enumerate(space.spaces)
+    else: return [(path, space)]
+    return [leaf for key, part in parts for leaf in _leaves(part, (*path, key))]
 
 def _sizes(space):
     "How many values each number of a discrete space has, and the lowest of each."
-    if isinstance(space, MultiBinary): return np.full(math.prod(space.shape), 2), np.zeros(math.prod(space.shape), int)
-    of = lambda x: np.ravel(x).astype(np.int64)
-    return of(space.n if isinstance(space, Discrete) else space.nvec), of(space.start)
+    if isinstance(space, MultiBinary):
+        n = math.prod(space.shape)
+        return np.full(n, 2), np.zeros(n, int)
+    n = space.n if isinstance(space, Discrete) else space.nvec
+    return np.ravel(n).astype(np.int64), np.ravel(space.start).astype(np.int64)
 
 def _is_whole(space): return isinstance(space, _WHOLE) or space.dtype.kind in "iub"
 
-def state_numbers(
-    space: Space,  # states of an environment
-    limit: int = 1024,  # at most so many numbers
-) -> tuple[Space, Callable[[Any], Any], list[str]]:  # the space of numbers, what turns a state into them, the parts left out
-    "How to write the states of any space as one row of numbers; `UserError` where they cannot be, or are too many."
-    parts = list(_leaves(space))
-    kept = [(path, s) for path, s in parts if isinstance(s, (Box, *_WHOLE))]
-    left_out = [".".join(map(str, path)) for path, s in parts if not isinstance(s, (Box, *_WHOLE))]
-    if not kept: raise UserError(f"states of {space} hold no numbers; expected Discrete, MultiDiscrete, MultiBinary, Box, or Dict and Tuple of them. Wrap the environment so that they do, and register that")
-    whole = all(_is_whole(s) for _, s in kept)
-    n = sum(math.prod(s.shape) if whole or isinstance(s, Box) else int(_sizes(s)[0].sum()) for _, s in kept)
-    if n > limit:
-        raise UserError(f"a state of {space} has {n:,} numbers, more than max_state={limit}: a model reads the states of many episodes at once. "
-                        "For images, register an environment wrapped in gymnasium.wrappers.ResizeObservation and GrayscaleObservation, or one that tells positions instead of pixels")
-    if len(parts) == 1 and isinstance(space, Discrete): return Discrete(space.n), lambda x: int(x) - int(space.start), []
-    pick = _picker([path for path, _ in kept])
-    if whole: return *_whole_numbers([s for _, s in kept], pick), left_out
-    return *_real_numbers([s for _, s in kept], pick), left_out
+def _count(space, whole):
+    "How many numbers a part takes; a discrete one takes one for each of its values where real numbers are written."
+    return math.prod(space.shape) if whole or isinstance(space, Box) else int(_sizes(space)[0].sum())
 
 def _picker(paths):
     "What takes the parts out of a state."
@@ -61,20 +49,61 @@ def _picker(paths):
         return x
     return lambda x: [get(x, path) for path in paths]
 
+# %% ../../nbs/tasks/03_numbers.ipynb #8da4d895
 def _whole_numbers(parts, pick):
+    "The space of whole-number parts side by side, and what writes a state in it."
+    def side_by_side(x): return np.concatenate([np.ravel(v) for v in pick(x)])  # (n,)
     if not any(isinstance(s, Box) for s in parts):
         sizes, starts = (np.concatenate(x) for x in zip(*map(_sizes, parts)))
-        return MultiDiscrete(sizes), lambda x: np.concatenate([np.ravel(v) for v in pick(x)]).astype(np.int64) - starts
-    bounds = [(s.low.ravel(), s.high.ravel()) if isinstance(s, Box) else (_sizes(s)[1], _sizes(s)[1] + _sizes(s)[0] - 1) for s in parts]
-    low, high = (np.concatenate([np.asarray(b, np.int64) for b in side]) for side in zip(*bounds))
+        return MultiDiscrete(sizes), lambda x: side_by_side(x).astype(np.int64) - starts
+    low, high = (np.concatenate(side) for side in zip(*map(_int_range, parts)))
     dtype = np.result_type(np.min_scalar_type(low.min()), np.min_scalar_type(high.max()))
-    return Box(low.astype(dtype), high.astype(dtype), dtype=dtype.type), lambda x: np.concatenate([np.ravel(v) for v in pick(x)]).astype(dtype)
+    space = Box(low.astype(dtype), high.astype(dtype), dtype=dtype.type)
+    return space, lambda x: side_by_side(x).astype(dtype)
 
+def _int_range(space):
+    "Lowest and highest value of each number of a part, int64."
+    if isinstance(space, Box): return space.low.ravel().astype(np.int64), space.high.ravel().astype(np.int64)
+    sizes, starts = _sizes(space)
+    return starts, starts + sizes - 1
+
+# %% ../../nbs/tasks/03_numbers.ipynb #bd2c2fb8
 def _real_numbers(parts, pick):
+    "The space of parts as real numbers side by side, and what writes a state in it."
     flat = [gym.spaces.flatten_space(s) for s in parts]
-    with np.errstate(over="ignore"): low, high = (np.concatenate([getattr(s, side).astype(np.float32) for s in flat]) for side in ("low", "high"))
-    if len(parts) == 1: return Box(low, high, dtype=np.float32), lambda x: np.asarray(pick(x)[0], np.float32).ravel()
-    return Box(low, high, dtype=np.float32), lambda x: np.concatenate([gym.spaces.flatten(s, v).astype(np.float32) for s, v in zip(parts, pick(x))])
+    with np.errstate(over="ignore"):
+        low, high = (np.concatenate([getattr(s, side).astype(np.float32) for s in flat]) for side in ("low", "high"))
+    space = Box(low, high, dtype=np.float32)
+    if len(parts) == 1: return space, lambda x: np.asarray(pick(x)[0], np.float32).ravel()
+    def write(x):
+        return np.concatenate([gym.spaces.flatten(s, v).astype(np.float32) for s, v in zip(parts, pick(x))])
+    return space, write
+
+# %% ../../nbs/tasks/03_numbers.ipynb #21b195f1
+def state_numbers(
+    space: Space,  # states of an environment
+    limit: int = 1024,  # at most so many numbers
+) -> tuple[Space, Callable[[Any], Any], list[str]]:  # the space of numbers, what writes a state in it, parts left out
+    "How to write the states of any space as one row of numbers; `UserError` where they cannot be, or are too many."
+    parts = _leaves(space)
+    numeric = {path: s for path, s in parts if isinstance(s, (Box, *_WHOLE))}
+    left_out = [".".join(map(str, path)) for path, _ in parts if path not in numeric]
+    kept = list(numeric.values())
+    if not kept:
+        raise UserError(f"states of {space} hold no numbers; expected Discrete, MultiDiscrete, MultiBinary, Box, or "
+                        "Dict and Tuple of them. Wrap the environment so that they do, and register that")
+    whole = all(_is_whole(s) for s in kept)
+    _check_count(space, sum(_count(s, whole) for s in kept), limit)
+    if isinstance(space, Discrete): return Discrete(space.n), lambda x: int(x) - int(space.start), []
+    numbers, write = (_whole_numbers if whole else _real_numbers)(kept, _picker(list(numeric)))
+    return numbers, write, left_out
+
+def _check_count(space, n, limit):
+    if n <= limit: return
+    raise UserError(f"a state of {space} has {n:,} numbers, more than max_state={limit}: a model reads the states of "
+                    "many episodes at once. For images, register an environment wrapped in "
+                    "gymnasium.wrappers.ResizeObservation and GrayscaleObservation, or one that tells positions "
+                    "instead of pixels")
 
 # %% ../../nbs/tasks/03_numbers.ipynb #e7cad19b
 MAX_ACTIONS = 1024  # combinations of discrete choices, at most
@@ -84,18 +113,31 @@ def action_numbers(
 ) -> tuple[Space, Callable[[Any], Any]]:  # Discrete or Box; what turns such an action into one of the environment
     "How to name the actions of a space by a number, or by a row of real numbers; `UserError` where they cannot be."
     if isinstance(space, Discrete): return Discrete(space.n), lambda a: int(a) + int(space.start)
-    if isinstance(space, (MultiDiscrete, MultiBinary)):
-        sizes, starts = _sizes(space)
-        n = math.prod(sizes.tolist())
-        if n > MAX_ACTIONS: raise UserError(f"actions of {space} have {n:,} combinations, expected at most {MAX_ACTIONS}; register a wrapped environment that has fewer")
-        return Discrete(n), lambda a: (np.array(np.unravel_index(int(a), sizes)) + starts).reshape(space.shape).astype(space.dtype)
-    if isinstance(space, Box) and space.dtype.kind == "f":
-        low, high = space.low.ravel().astype(np.float32), space.high.ravel().astype(np.float32)
-        return Box(low, high, dtype=np.float32), lambda a: np.clip(np.asarray(a, np.float32).ravel(), low, high).reshape(space.shape).astype(space.dtype)
-    raise UserError(f"actions of {space} are not supported; expected Discrete, MultiDiscrete, MultiBinary or a Box of real numbers. Wrap the environment in gymnasium.wrappers.TransformAction, and register that")
+    if isinstance(space, (MultiDiscrete, MultiBinary)): return _combinations(space)
+    if isinstance(space, Box) and space.dtype.kind == "f": return _row_of_reals(space)
+    raise UserError(f"actions of {space} are not supported; expected Discrete, MultiDiscrete, MultiBinary or a Box of "
+                    "real numbers. Wrap the environment in gymnasium.wrappers.TransformAction, and register that")
 
+def _combinations(space):
+    sizes, starts = _sizes(space)
+    n = math.prod(sizes.tolist())
+    if n > MAX_ACTIONS:
+        raise UserError(f"actions of {space} have {n:,} combinations, expected at most {MAX_ACTIONS}; register a "
+                        "wrapped environment that has fewer")
+    def choices(a):
+        chosen = np.array(np.unravel_index(int(a), sizes)) + starts
+        return chosen.reshape(space.shape).astype(space.dtype)
+    return Discrete(n), choices
+
+def _row_of_reals(space):
+    low, high = space.low.ravel().astype(np.float32), space.high.ravel().astype(np.float32)
+    def clipped(a):
+        return np.clip(np.asarray(a, np.float32).ravel(), low, high).reshape(space.shape).astype(space.dtype)
+    return Box(low, high, dtype=np.float32), clipped
+
+# %% ../../nbs/tasks/03_numbers.ipynb #b97da8f0
 class Numbers(gym.Wrapper):
-    "An environment whose states and actions are numbers, whose rewards are what a history can hold (float32), and which tells nothing beside."
+    "An environment whose states and actions are numbers and whose rewards a history can hold (float32); no infos."
     def __init__(self,
         env: gym.Env,  # any
         limit: int = 1024,  # at most so many numbers a state
@@ -103,8 +145,10 @@ class Numbers(gym.Wrapper):
         super().__init__(env)
         self.observation_space, self._state, self.left_out = state_numbers(env.observation_space, limit)
         self.action_space, self._action = action_numbers(env.action_space)
+
     def reset(self, *, seed: int | None = None, options: dict | None = None):
         return self._state(self.env.reset(seed=seed, options=options)[0]), {}
+
     def step(self, action: Any):
         state, reward, terminated, truncated, _ = self.env.step(self._action(action))
         return self._state(state), float(np.float32(reward)), bool(terminated), bool(truncated), {}

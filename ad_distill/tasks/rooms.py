@@ -6,7 +6,7 @@ Docs: https://ad-distill.github.io/ad_distill/tasks/rooms.html.md"""
 
 # %% auto #0
 __all__ = ['MOVES', 'GridEnv', 'GridVectorEnv', 'room_values', 'best_moves', 'RoomTask', 'DarkRoom', 'DarkRoomHard',
-           'DarkKeyToDoor', 'BanditEnv', 'BanditVectorEnv', 'BanditTask', 'BernoulliBandit', 'GaussianBandit']
+           'DarkKeyToDoor']
 
 # %% ../../nbs/tasks/02_rooms.ipynb #e087dc4a
 from collections.abc import Sequence
@@ -16,11 +16,13 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from fastcore.basics import patch
 from gymnasium.spaces import Discrete, MultiDiscrete
 
-from .core import StreamDraws, Task, register_task
 from ..registry import UserError
-from ..trajectory import History, Spaces
+from .bandits import register_gym, reset_generators, set_spaces
+from .core import Task, register_task
+from ..trajectory import Spaces
 
 # %% ../../nbs/tasks/02_rooms.ipynb #786b6aee
 MOVES = np.array([(0, 0), (-1, 0), (0, 1), (1, 0), (0, -1)])  # stay, up, right, down, left: (row, column)
@@ -28,9 +30,12 @@ MOVES = np.array([(0, 0), (-1, 0), (0, 1), (1, 0), (0, -1)])  # stay, up, right,
 def _check_room(size, horizon, goals):
     for name, value in (("size", size), ("horizon", horizon)):
         if value < 1: raise UserError(f"a room needs {name} of at least 1, not {value}")
-    if goals is not None and not ((0 <= np.asarray(goals)) & (np.asarray(goals) < size)).all():
-        raise UserError(f"goals must be (row, column) pairs inside a {size}x{size} room, not {np.asarray(goals).tolist()}")
+    if goals is None: return
+    goals = np.asarray(goals)
+    if not ((0 <= goals) & (goals < size)).all():
+        raise UserError(f"goals must be (row, column) pairs inside a {size}x{size} room, not {goals.tolist()}")
 
+# %% ../../nbs/tasks/02_rooms.ipynb #c254affd
 class GridEnv(gym.Env):
     "A dark room as a plain Gymnasium environment: the agent sees its own position and nothing else."
     metadata = {"render_modes": []}
@@ -39,43 +44,47 @@ class GridEnv(gym.Env):
         horizon: int = 20,  # steps after which an episode is truncated
         n_goals: int = 1,  # cells to be found, in order
         repeat: bool = True,  # the goal pays at every step on it; otherwise each goal pays once
-        goals: Sequence[tuple[int, int]] | None = None,  # (row, column) of each; by default drawn by `reset(seed=...)`
+        goals: Sequence[tuple[int, int]] | None = None,  # (row, column) of each; default: drawn by `reset(seed=...)`
     ):
         _check_room(size, horizon, goals)
-        self.size, self.horizon, self.n_goals, self.repeat, self.fixed = size, horizon, n_goals, repeat, goals
-        self.goals = goals
+        self.size, self.horizon, self.n_goals, self.repeat = size, horizon, n_goals, repeat
+        self.fixed, self.goals = goals, goals
         self.observation_space, self.action_space = MultiDiscrete([size, size]), Discrete(len(MOVES))
 
-    def reset(self, *, seed: int | None = None, options: dict | None = None):
-        super().reset(seed=seed)
-        if self.fixed is None and (seed is not None or self.goals is None):
-            cells = self.np_random.choice(self.size ** 2, self.n_goals, replace=False)
-            self.goals = [divmod(int(c), self.size) for c in cells]
-        self.row = self.column = self.size // 2
-        self.t = self.found = 0
-        return np.array([self.row, self.column]), {}
+# %% ../../nbs/tasks/02_rooms.ipynb #3df9b79a
+@patch
+def reset(self: GridEnv, *, seed: int | None = None, options: dict | None = None):
+    "Back to the middle; goals are drawn if a seed is given and none were fixed."
+    super(GridEnv, self).reset(seed=seed)
+    if self.fixed is None and (seed is not None or self.goals is None):
+        cells = self.np_random.choice(self.size ** 2, self.n_goals, replace=False)
+        self.goals = [divmod(int(c), self.size) for c in cells]
+    self.row = self.column = self.size // 2
+    self.t = self.found = 0
+    return np.array([self.row, self.column]), {}
 
-    def step(self, action: int):
-        down, right = MOVES[action]
-        self.row = min(max(self.row + int(down), 0), self.size - 1)
-        self.column = min(max(self.column + int(right), 0), self.size - 1)
-        self.t += 1
-        paid = (self.row, self.column) == tuple(self.goals[self.found])
-        terminated = False
-        if paid and not self.repeat:
-            self.found += 1
-            terminated = self.found == self.n_goals
-            if terminated: self.found -= 1
-        return np.array([self.row, self.column]), float(paid), terminated, not terminated and self.t >= self.horizon, {}
+@patch
+def step(self: GridEnv, action: int):
+    "Move, unless a wall is in the way; is the next goal here?"
+    down, right = MOVES[action]
+    self.row = min(max(self.row + int(down), 0), self.size - 1)
+    self.column = min(max(self.column + int(right), 0), self.size - 1)
+    self.t += 1
+    paid = (self.row, self.column) == tuple(self.goals[self.found])
+    terminated = paid and not self.repeat and self.found == self.n_goals - 1
+    if paid and not self.repeat and not terminated: self.found += 1
+    truncated = not terminated and self.t >= self.horizon
+    return np.array([self.row, self.column]), float(paid), terminated, truncated, {}
 
 # %% ../../nbs/tasks/02_rooms.ipynb #edb457da
 @cache
 def _successors(size: int) -> np.ndarray:  # (cells * moves,) cell that each move leads to
     "Where each move leads from each cell; a wall stops it."
-    cells = np.stack(np.divmod(np.arange(size * size), size), 1)
-    moved = np.clip(cells[:, None] + MOVES, 0, size - 1)
+    cells = np.stack(np.divmod(np.arange(size * size), size), 1)  # (cells, 2)
+    moved = np.clip(cells[:, None] + MOVES, 0, size - 1)  # (cells, moves, 2)
     return (moved[..., 0] * size + moved[..., 1]).ravel()
 
+# %% ../../nbs/tasks/02_rooms.ipynb #a4819ec6
 class GridVectorEnv(gym.vector.VectorEnv):
     "Many dark rooms at once, with same-step autoreset; stream by stream the same as `GridEnv`."
     metadata = {"autoreset_mode": gym.vector.AutoresetMode.SAME_STEP, "render_modes": []}
@@ -85,46 +94,62 @@ class GridVectorEnv(gym.vector.VectorEnv):
         horizon: int = 20,  # steps after which an episode is truncated
         n_goals: int = 1,  # cells to be found, in order
         repeat: bool = True,  # the goal pays at every step on it; otherwise each goal pays once
-        goals: np.ndarray | None = None,  # (num_envs, n_goals, 2) row and column; by default drawn by `reset(seed=...)`
+        goals: np.ndarray | None = None,  # (num_envs, n_goals, 2) row, column; default: drawn by `reset(seed=...)`
     ):
         _check_room(size, horizon, goals)
         self.num_envs, self.size, self.horizon, self.n_goals, self.repeat = num_envs, size, horizon, n_goals, repeat
-        self.single_observation_space, self.single_action_space = MultiDiscrete([size, size]), Discrete(len(MOVES))
-        self.observation_space = gym.vector.utils.batch_space(self.single_observation_space, num_envs)
-        self.action_space = gym.vector.utils.batch_space(self.single_action_space, num_envs)
+        set_spaces(self, MultiDiscrete([size, size]), Discrete(len(MOVES)))
         self.fixed = goals is not None
         self.goals = np.asarray(goals) @ [size, 1] if self.fixed else None  # (b, n_goals) cells
         if self.fixed and self.goals.shape != (num_envs, n_goals):
             raise UserError(f"goals have shape {np.shape(goals)}; expected {(num_envs, n_goals, 2)}")
         self.next_cell, self.start = _successors(size), (size // 2) * (size + 1)
-        self.coordinates = np.stack(np.divmod(np.arange(size * size), size), 1)
+        self.coordinates = np.stack(np.divmod(np.arange(size * size), size), 1)  # (cells, 2)
 
-    def reset(self, *, seed: int | Sequence[int] | None = None, options: dict | None = None):
-        b = self.num_envs
-        if not self.fixed and (seed is not None or self.goals is None):
-            seeds = [None] * b if seed is None else [seed + i for i in range(b)] if np.isscalar(seed) else seed
-            self.goals = np.stack([np.random.default_rng(s).choice(self.size ** 2, self.n_goals, replace=False) for s in seeds])
-        self.cell, self.t, self.found = np.full(b, self.start), np.zeros(b, int), np.zeros(b, int)
-        self.target = self.goals[:, 0].copy()
-        return self.coordinates[self.cell], {}
+# %% ../../nbs/tasks/02_rooms.ipynb #37492de5
+@patch
+def reset(self: GridVectorEnv, *, seed: int | Sequence[int] | None = None, options: dict | None = None):
+    "All rooms back to the middle; goals are drawn if seeds are given and none were fixed."
+    b = self.num_envs
+    if not self.fixed and (seed is not None or self.goals is None):
+        rngs = reset_generators(seed, b)
+        self.goals = np.stack([r.choice(self.size ** 2, self.n_goals, replace=False) for r in rngs])  # (b, n_goals)
+    self.cell, self.t, self.found = np.full(b, self.start), np.zeros(b, int), np.zeros(b, int)
+    self.target = self.goals[:, 0].copy()
+    return self.coordinates[self.cell], {}
 
-    def step(self, action: np.ndarray):
-        self.cell = cell = self.next_cell.take(self.cell * len(MOVES) + action)  # `take` is many times faster than indexing
-        self.t += 1
-        paid, truncated = cell == self.target, self.t >= self.horizon
-        if self.repeat: terminated = np.zeros(self.num_envs, bool)
-        else:
-            self.found += paid
-            terminated = self.found == self.n_goals
-            truncated &= ~terminated
-            if paid.any(): self.target = np.take_along_axis(self.goals, np.minimum(self.found, self.n_goals - 1)[:, None], 1)[:, 0]
-        state, info, done = self.coordinates.take(cell, 0), {}, terminated | truncated
-        if done.any():
-            info = {"final_obs": state, "_final_obs": done}
-            self.cell, self.t, self.found = np.where(done, self.start, cell), np.where(done, 0, self.t), np.where(done, 0, self.found)
-            self.target = np.where(done, self.goals[:, 0], self.target)
-            state = self.coordinates.take(self.cell, 0)
-        return state, paid.astype(np.float64), terminated, truncated, info
+@patch
+def _count_goals(self: GridVectorEnv, paid):
+    "Which rooms have all their goals found; the next one becomes the target."
+    if self.repeat: return np.zeros(self.num_envs, bool)
+    self.found += paid
+    if paid.any():
+        now = np.minimum(self.found, self.n_goals - 1)
+        self.target = np.take_along_axis(self.goals, now[:, None], 1)[:, 0]  # (b,)
+    return self.found == self.n_goals
+
+@patch
+def _begin_anew(self: GridVectorEnv, done):
+    "The rooms in which an episode ended start again."
+    self.cell = np.where(done, self.start, self.cell)
+    self.t, self.found = np.where(done, 0, self.t), np.where(done, 0, self.found)
+    self.target = np.where(done, self.goals[:, 0], self.target)
+
+# %% ../../nbs/tasks/02_rooms.ipynb #f37f0d15
+@patch
+def step(self: GridVectorEnv, action: np.ndarray):
+    "One move in every room."
+    self.cell = self.next_cell.take(self.cell * len(MOVES) + action)  # `take` is many times faster than indexing
+    self.t += 1
+    paid, late = self.cell == self.target, self.t >= self.horizon
+    terminated = self._count_goals(paid)
+    truncated = late & ~terminated
+    state, info, done = self.coordinates.take(self.cell, 0), {}, terminated | truncated
+    if done.any():
+        info = {"final_obs": state, "_final_obs": done}
+        self._begin_anew(done)
+        state = self.coordinates.take(self.cell, 0)
+    return state, paid.astype(np.float64), terminated, truncated, info
 
 # %% ../../nbs/tasks/02_rooms.ipynb #c6f47077
 def room_values(
@@ -138,9 +163,10 @@ def room_values(
     n, k = goals.shape
     after = _successors(size).reshape(-1, len(MOVES))  # (cells, moves)
     paid = after == goals[:, :, None, None]  # (n, k, cells, moves)
-    value = np.zeros((n, k + 1, size * size))
+    value = np.zeros((n, k + 1, size * size))  # with k goals found: nothing more
     for _ in range(horizon):
-        stay, advance = value[:, :-1, after], value[:, :-1, after] if repeat else value[:, 1:, after]
+        stay = value[:, :-1, after]  # (n, k, cells, moves)
+        advance = stay if repeat else value[:, 1:, after]
         q = np.where(paid, 1 + advance, stay)
         value[:, :-1] = q.max(-1) if best else q.mean(-1)
     return value[:, 0, (size // 2) * (size + 1)]
@@ -151,8 +177,9 @@ def best_moves(
 ) -> np.ndarray:  # (n, k, cells) move that leads to the current goal: rows first, then columns, then stay
     "An optimal policy, given how many goals were found."
     rows, columns = np.divmod(np.arange(size * size), size)
-    goal_row, goal_column = (x[..., None] for x in np.divmod(goals, size))
-    return np.select([rows > goal_row, rows < goal_row, columns < goal_column, columns > goal_column], [1, 3, 2, 4], 0)
+    goal_row, goal_column = (x[..., None] for x in np.divmod(goals, size))  # (n, k, 1)
+    up, down, right, left = rows > goal_row, rows < goal_row, columns < goal_column, columns > goal_column
+    return np.select([up, down, right, left], [1, 3, 2, 4], 0)
 
 # %% ../../nbs/tasks/02_rooms.ipynb #5f1731a4
 @dataclass(frozen=True)
@@ -165,7 +192,8 @@ class RoomTask(Task):
     def __post_init__(self):
         super().__post_init__()
         _check_room(self.size, self.horizon, None)
-        if self.n_instances < 2: raise UserError(f"a room of size {self.size} has {self.n_instances} instances; both splits need one")
+        if self.n_instances < 2:
+            raise UserError(f"a room of size {self.size} has {self.n_instances} instances; both splits need one")
 
     @property
     def spaces(self) -> Spaces: return Spaces(MultiDiscrete([self.size, self.size]), Discrete(len(MOVES)))
@@ -177,21 +205,32 @@ class RoomTask(Task):
     ) -> np.ndarray:  # (n, n_goals) goal cells, `row * size + column`
         return np.asarray(instances)[:, None]
 
-    def describe(self, instance: int) -> dict[str, Any]:
-        return {"goals": [[int(x) for x in divmod(g, self.size)] for g in self.goals([instance])[0]]}
+# %% ../../nbs/tasks/02_rooms.ipynb #04edc61a
+@patch
+def describe(self: RoomTask, instance: int) -> dict[str, Any]:
+    cells = self.goals([instance])[0]
+    return {"goals": [[int(x) for x in divmod(cell, self.size)] for cell in cells]}
 
-    def make_env(self, instances: np.ndarray) -> GridVectorEnv:
-        goals = np.stack(np.divmod(self.goals(instances), self.size), -1)
-        return GridVectorEnv(len(goals), self.size, self.horizon, self.n_goals, self.repeat, goals)
+@patch
+def make_env(self: RoomTask, instances: np.ndarray) -> GridVectorEnv:
+    goals = np.stack(np.divmod(self.goals(instances), self.size), -1)  # (b, n_goals, 2)
+    return GridVectorEnv(len(goals), self.size, self.horizon, self.n_goals, self.repeat, goals)
 
-    def _values(self, instances, best):
-        distinct, where = np.unique(instances, return_inverse=True)
-        return room_values(self.goals(distinct), self.size, self.horizon, self.repeat, best)[where]
-    def random_return(self, instances: np.ndarray) -> np.ndarray: return self._values(instances, False)
-    def best_return(self, instances: np.ndarray) -> np.ndarray: return self._values(instances, True)
+@patch
+def _values(self: RoomTask, instances, best):
+    "(n,) expected returns; each distinct instance is computed once."
+    distinct, where = np.unique(instances, return_inverse=True)
+    return room_values(self.goals(distinct), self.size, self.horizon, self.repeat, best)[where]
 
-    def best_actions(self, instances: np.ndarray) -> np.ndarray: return best_moves(self.goals(instances), self.size)
+@patch
+def random_return(self: RoomTask, instances: np.ndarray) -> np.ndarray: return self._values(instances, False)
+@patch
+def best_return(self: RoomTask, instances: np.ndarray) -> np.ndarray: return self._values(instances, True)
+@patch
+def best_actions(self: RoomTask, instances: np.ndarray) -> np.ndarray:
+    return best_moves(self.goals(instances), self.size)
 
+# %% ../../nbs/tasks/02_rooms.ipynb #47047de9
 @register_task("dark_room")
 @dataclass(frozen=True)
 class DarkRoom(RoomTask):
@@ -207,123 +246,19 @@ class DarkRoomHard(RoomTask):
 @register_task("dark_key_to_door")
 @dataclass(frozen=True)
 class DarkKeyToDoor(RoomTask):
-    "9x9 cells, 50 steps; an unmarked key pays 1, then an unmarked door pays 1 and the episode ends (Laskin et al. 2022)."
+    "9x9 cells, 50 steps; an unmarked key pays 1, then an unmarked door pays 1, and it ends (Laskin et al. 2022)."
     horizon: int = 50  # steps of an episode
     n_goals, stages, repeat = 2, 2, False
 
     @property
     def n_instances(self) -> int: return self.size ** 2 * (self.size ** 2 - 1)
+
     def goals(self, instances: np.ndarray) -> np.ndarray:
         key, door = np.divmod(np.asarray(instances), self.size ** 2 - 1)
-        return np.stack([key, door + (door >= key)], 1)  # never the same cell
-
-# %% ../../nbs/tasks/02_rooms.ipynb #ef45fdcc
-class BanditEnv(gym.Env):
-    "Arms that pay 1 with a fixed probability, or a normal variate with a fixed mean. A pull is an episode."
-    metadata = {"render_modes": []}
-    def __init__(self,
-        n_arms: int = 10,  # number of arms
-        std: float = 0.,  # standard deviation of rewards; 0 for Bernoulli rewards
-        means: Sequence[float] | None = None,  # (n_arms,) expected reward of each; by default drawn by `reset(seed=...)`
-    ):
-        self.n_arms, self.std, self.fixed, self.means = n_arms, std, means is not None, means
-        self.observation_space, self.action_space = Discrete(1), Discrete(n_arms)
-    def reset(self, *, seed: int | None = None, options: dict | None = None):
-        super().reset(seed=seed)
-        if not self.fixed and (seed is not None or self.means is None): self.means = self.np_random.random(self.n_arms)
-        return 0, {}
-    def step(self, action: int):
-        mean = self.means[action]
-        reward = mean + self.std * self.np_random.standard_normal() if self.std else float(self.np_random.random() < mean)
-        return 0, float(reward), True, False, {}
-
-class BanditVectorEnv(gym.vector.VectorEnv):
-    "Many bandits at once; stream by stream the same as `BanditEnv`."
-    metadata = {"autoreset_mode": gym.vector.AutoresetMode.SAME_STEP, "render_modes": []}
-    def __init__(self,
-        num_envs: int = 1,  # how many bandits
-        n_arms: int = 10,  # number of arms
-        std: float = 0.,  # standard deviation of rewards; 0 for Bernoulli rewards
-        means: np.ndarray | None = None,  # (num_envs, n_arms) expected rewards; by default drawn by `reset(seed=...)`
-    ):
-        if means is not None and np.shape(means) != (num_envs, n_arms): raise UserError(f"means have shape {np.shape(means)}; expected {(num_envs, n_arms)}")
-        self.num_envs, self.n_arms, self.std, self.fixed, self.means = num_envs, n_arms, std, means is not None, means
-        self.single_observation_space, self.single_action_space = Discrete(1), Discrete(n_arms)
-        self.observation_space = gym.vector.utils.batch_space(self.single_observation_space, num_envs)
-        self.action_space = gym.vector.utils.batch_space(self.single_action_space, num_envs)
-        self.streams, self.draws = np.arange(num_envs), None
-    def reset(self, *, seed: int | Sequence[int] | None = None, options: dict | None = None):
-        if seed is not None or self.draws is None:
-            seeds = [None] * self.num_envs if seed is None else [seed + i for i in range(self.num_envs)] if np.isscalar(seed) else seed
-            rngs = [np.random.default_rng(s) for s in seeds]
-            if not self.fixed: self.means = np.stack([r.random(self.n_arms) for r in rngs])
-            self.draws = StreamDraws(rngs, "standard_normal" if self.std else "random")
-        return np.zeros(self.num_envs, np.int64), {}
-    def step(self, action: np.ndarray):
-        mean, drawn = self.means[self.streams, action], self.draws()
-        reward = mean + self.std * drawn if self.std else (drawn < mean).astype(np.float64)
-        state, terminated = np.zeros(self.num_envs, np.int64), np.ones(self.num_envs, bool)
-        return state, reward, terminated, ~terminated, {"final_obs": state, "_final_obs": terminated}
-
-# %% ../../nbs/tasks/02_rooms.ipynb #572007da
-@dataclass(frozen=True)
-class BanditTask(Task):
-    "A family of bandits that differ in what their arms pay."
-    n_arms: int = 10  # number of arms
-    n_bandits: int = 10_000  # instances, training and held out together
-    shift: float = 0.95  # share of instances whose good arms are the odd ones (training) or the even ones (held out)
-    horizon, std = 1, 0.
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.n_arms < 2: raise UserError(f"a bandit needs at least 2 arms, not {self.n_arms}")
-        if self.n_bandits < 2: raise UserError(f"n_bandits must be at least 2, not {self.n_bandits}")
-        if not 0 <= self.shift <= 1: raise UserError(f"shift is a share, between 0 and 1, not {self.shift}")
-
-    @property
-    def spaces(self) -> Spaces: return Spaces(Discrete(1), Discrete(self.n_arms))
-    @property
-    def n_instances(self) -> int: return self.n_bandits
-
-    def means(self,
-        instances: np.ndarray,  # (n,) instance numbers
-    ) -> np.ndarray:  # (n, n_arms) expected reward of each arm
-        "Expected rewards; they depend on nothing but the instance and its split."
-        def of(i, usual):  # usual: parity of the good arms in most instances of the split
-            rng = np.random.default_rng([self.split_seed, int(i)])
-            good = np.arange(self.n_arms) % 2 == (usual if rng.random() < self.shift else 1 - usual)
-            return (rng.random(self.n_arms) + good) / 2
-        return np.stack([of(i, int(train)) for i, train in zip(instances, self.is_train(instances))])
-
-    def describe(self, instance: int) -> dict[str, Any]: return {"means": self.means([instance])[0].round(4).tolist()}
-    def make_env(self, instances: np.ndarray) -> BanditVectorEnv:
-        return BanditVectorEnv(len(instances), self.n_arms, self.std, self.means(instances))
-    def random_return(self, instances: np.ndarray) -> np.ndarray: return self.means(instances).mean(1)
-    def best_return(self, instances: np.ndarray) -> np.ndarray: return self.means(instances).max(1)
-    def best_actions(self, instances: np.ndarray) -> np.ndarray: return self.means(instances).argmax(1)[:, None, None]
-    def regret(self, history: History) -> np.ndarray:
-        means = self.means([history.task["instance"]])[0]
-        return means.max() - means[history.columns["action"]]
-
-@register_task("bandit")
-@dataclass(frozen=True)
-class BernoulliBandit(BanditTask):
-    "Ten arms that pay 0 or 1; good arms odd in training, even when held out (Laskin et al. 2022)."
-
-@register_task("bandit_gaussian")
-@dataclass(frozen=True)
-class GaussianBandit(BanditTask):
-    "Ten arms that pay normal variates; good arms odd in training, even when held out (Laskin et al. 2022)."
-    std: float = 0.3  # standard deviation of rewards
-    def __post_init__(self):
-        super().__post_init__()
-        if self.std <= 0: raise UserError(f"std must be positive, not {self.std}; for Bernoulli rewards take the task 'bandit'")
+        return np.stack([key, door + (door >= key)], 1)  # (n, 2); never the same cell
 
 # %% ../../nbs/tasks/02_rooms.ipynb #d5a3f534
-_ROOMS = {"DarkRoom": dict(size=9, horizon=20, n_goals=1, repeat=True), "DarkRoomHard": dict(size=17, horizon=20, n_goals=1, repeat=False),
+_ROOMS = {"DarkRoom": dict(size=9, horizon=20, n_goals=1, repeat=True),
+          "DarkRoomHard": dict(size=17, horizon=20, n_goals=1, repeat=False),
           "DarkKeyToDoor": dict(size=9, horizon=50, n_goals=2, repeat=False)}
-_BANDITS = {"BernoulliBandit": dict(n_arms=10, std=0.), "GaussianBandit": dict(n_arms=10, std=0.3)}
-for _kinds, _single, _batch in ((_ROOMS, "GridEnv", "GridVectorEnv"), (_BANDITS, "BanditEnv", "BanditVectorEnv")):
-    for _name, _kwargs in _kinds.items():
-        if (_id := f"ad_distill/{_name}-v0") not in gym.registry:
-            gym.register(_id, f"ad_distill.tasks.rooms:{_single}", kwargs=_kwargs, vector_entry_point=f"ad_distill.tasks.rooms:{_batch}")
+register_gym(_ROOMS, "ad_distill.tasks.rooms", "GridEnv", "GridVectorEnv")
