@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # what editors and type checkers see
     from .data.dataset import TrajectoryDataset, Windows
     from .data.store import Store
-    from .evaluation.play import evaluate, load_model, play, summarize
+    from .evaluation.play import evaluate, play
+    from .evaluation.statistics import summarize
     from .language.forms import make_serializer
     from .language.layout import ParseError, Serializer
     from .logs.core import Reader
     from .logs.importing import import_log
     from .models.lm import LMModel
+    from .models.loading import load_model
     from .models.rl import RLModel
     from .registry import UserError
     from .sources.core import Source, generate, make_source
@@ -34,7 +36,9 @@ _HOME = {  # module -> the names that it gives to the front door
     "sources.core": ("Source", "generate", "make_source"),
     "models.rl": ("RLModel",),
     "models.lm": ("LMModel",),
-    "evaluation.play": ("evaluate", "load_model", "play", "summarize"),
+    "models.loading": ("load_model",),
+    "evaluation.play": ("evaluate", "play"),
+    "evaluation.statistics": ("summarize",),
     "logs.core": ("Reader",),
     "logs.importing": ("import_log",),
     "train": ("distill",),

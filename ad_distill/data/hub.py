@@ -17,49 +17,74 @@ import numpy as np, pyarrow as pa
 import pyarrow.compute as pc
 
 from .minari import optional_package
-from .store import copy_beside, new_folder
-from .store import Store, StoreWriter
-from .store import history_batch, history_schema
+from .store import (
+    ABOUT, Store, StoreWriter, copy_beside, history_batch, history_schema, new_folder, text_array)
 from ..registry import UserError
 from ..trajectory import COLUMNS, History, Spaces
 
 # %% ../../nbs/data/06_hub.ipynb #652fc803
-_LISTS = COLUMNS[:4]
+_LISTS = ("state", "action", "reward", "logprob")  # columns with an item a transition
+_ENDS = ("terminated", "truncated")                # with one an episode
 
 def _episode_schema(spaces):
     "The Arrow schema of a table of episodes."
     kinds = history_schema(spaces)
-    return pa.schema([("history", pa.int32()), ("episode", pa.int32()), ("instance", pa.int64()), ("seed", pa.int64()), *((k, pa.list_(kinds.field(k).type)) for k in _LISTS),
-                      ("terminated", pa.bool_()), ("truncated", pa.bool_()), ("about", pa.string())])
+    return pa.schema([("history", pa.int32()), ("episode", pa.int32()), ("instance", pa.int64()), ("seed", pa.int64()),
+                      *((k, pa.list_(kinds.field(k).type)) for k in _LISTS),
+                      *((k, pa.bool_()) for k in _ENDS), ("about", pa.string())])
+
+def _about(i, history, store):
+    "What is said with the first episode of history `i`, as JSON."
+    about = dict(episodes=len(history), **{k: getattr(history, k) for k in ABOUT})
+    if i == 0: about["store"] = dict(histories=len(store), spaces=store.spaces.to_json(), info=store.info)
+    return json.dumps(about, allow_nan=False)
+
+def _ends(history):
+    "(e,) bool of each: how the episodes ended; an empty one did not."
+    out, full = {}, history.lengths > 0  # (e,)
+    last = np.cumsum(history.lengths)[full] - 1
+    for k in _ENDS:
+        out[k] = np.zeros(len(history), bool)
+        out[k][full] = history.columns[k][last]
+    return out
+
+# %% ../../nbs/data/06_hub.ipynb #b4d89d4f
+def _int64(x): return x if type(x) is int and abs(x) < 2 ** 63 else None
 
 def _episode_rows(i, history, store, schema):
     "A history as a record batch, one row an episode."
-    n, lengths, instance = len(history), history.lengths, history.task.get("instance")
+    n = len(history)
     if not n: raise UserError(f"{store.path}: history {i} has no episode, and a table of episodes cannot hold it")
-    about = dict(episodes=n, task=history.task, source=history.source, seed=history.seed, versions=history.versions)
-    if i == 0: about["store"] = dict(histories=len(store), spaces=store.spaces.to_json(), info=store.info)
-    rows, ends = history_batch(history, history_schema(store.spaces)), np.cumsum(lengths, dtype=np.int32)
-    offsets, last = pa.array(np.append(np.int32(0), ends)), np.maximum(ends - 1, 0)
-    done = {k: history.columns[k][last] & (lengths > 0) if len(history.columns[k]) else np.zeros(n, bool) for k in ("terminated", "truncated")}
-    small = lambda x: type(x) is int and abs(x) < 2 ** 63
-    columns = dict(history=np.full(n, i), episode=np.arange(n), instance=[instance if small(instance) else None] * n, seed=[history.seed if small(history.seed) else None] * n,
-                   **{k: pa.ListArray.from_arrays(offsets, rows.column(k)) for k in _LISTS}, **done, about=[json.dumps(about, allow_nan=False)] + [""] * (n - 1))
-    return pa.record_batch([x if isinstance(x, pa.Array) else pa.array(x, t) for x, t in zip(columns.values(), schema.types)], schema=schema)
+    rows = history_batch(history, history_schema(store.spaces))
+    offsets = pa.array(np.append(0, np.cumsum(history.lengths)).astype(np.int32))
+    lists = {k: pa.ListArray.from_arrays(offsets, rows.column(k)) for k in _LISTS}
+    instance, seed = _int64(history.task.get("instance")), _int64(history.seed)
+    columns = dict(history=np.full(n, i), episode=np.arange(n), instance=[instance] * n, seed=[seed] * n, **lists,
+                   **_ends(history), about=[_about(i, history, store)] + [""] * (n - 1))
+    arrays = [x if isinstance(x, pa.Array) else pa.array(x, kind) for x, kind in zip(columns.values(), schema.types)]
+    return pa.record_batch(arrays, schema=schema)
 
+# %% ../../nbs/data/06_hub.ipynb #2fcd157f
 @contextmanager
 def _table(store, parent=None):
     "The episodes of a store as a `datasets.Dataset`, mapped from a temporary file."
     datasets = optional_package("datasets", "all")
     if not len(store): raise UserError(f"the store {store.path} holds no history: there is nothing to export")
     schema = _episode_schema(store.spaces)
-    with tempfile.TemporaryDirectory(dir=parent, prefix=".episodes") as folder:
+    with tempfile.TemporaryDirectory(dir=parent, prefix=".episodes") as folder, _no_bars(datasets):
         file = Path(folder) / "episodes.arrow"
         with pa.ipc.new_stream(file, schema) as out:
             for i, h in enumerate(store): out.write_batch(_episode_rows(i, h, store, schema))
-        bars = not datasets.utils.logging.is_progress_bar_enabled()
-        datasets.disable_progress_bars()
-        try: yield datasets.Dataset.from_file(str(file))
-        finally: bars or datasets.enable_progress_bars()
+        yield datasets.Dataset.from_file(str(file))
+
+@contextmanager
+def _no_bars(datasets):
+    "Without progress bars of `datasets`."
+    shown = datasets.utils.logging.is_progress_bar_enabled()
+    datasets.disable_progress_bars()
+    try: yield
+    finally:
+        if shown: datasets.enable_progress_bars()
 
 # %% ../../nbs/data/06_hub.ipynb #154834b4
 def save_dataset(
@@ -81,62 +106,91 @@ def push_dataset(
     "Push the episodes of a store to the hub. What lies beside the histories (a tokenizer) stays here."
     with _table(store) as table:
         try: return str(table.push_to_hub(name, private=private, token=token))
-        except Exception as e: raise UserError(f"the hub did not take {name}: {_line(e)}; nothing is lost here") from e
+        except Exception as e:
+            raise UserError(f"the hub did not take {name}: {_line(e)}; nothing is lost here") from e
 
-def _line(e): return f"{type(e).__name__}: {(str(e).strip() or repr(e)).splitlines()[0][:200]}"
+def _line(e):
+    "An exception in one line."
+    said = str(e).strip() or repr(e)
+    return f"{type(e).__name__}: {said.splitlines()[0][:200]}"
+
+# %% ../../nbs/data/06_hub.ipynb #1c1f8b29
+_WHOLE = "only a whole one becomes a store again"
 
 def _loaded(source):
-    "A dataset from itself, a folder, or a hub."
-    datasets = optional_package("datasets", "all")
-    if isinstance(source, (str, Path)):
-        hub, _, name = str(source).partition("hub:")
-        try: source = datasets.load_dataset(name) if name and not hub else datasets.load_from_disk(str(source))
-        except Exception as e: raise UserError(f"{source} cannot be read as a dataset: {_line(e)}" + ("" if name else "; it should be a folder that save_to_disk wrote, or hub:USER/NAME")) from e
-    if isinstance(source, dict):
-        if len(source) != 1: raise UserError(f"the dataset has splits {', '.join(source)}: give one of them")
-        source = next(iter(source.values()))
-    missing = [k for k in ("history", "episode", *COLUMNS, "about") if k not in source.column_names]
-    if missing: raise UserError(f"the dataset lacks the column {', '.join(missing)}: only one that `save_dataset` or `push_dataset` wrote becomes a store")
-    return source
+    "A dataset from itself, a folder, or a hub, with the columns it should have."
+    optional_package("datasets", "all")
+    data = _opened(source) if isinstance(source, (str, Path)) else source
+    if isinstance(data, dict):
+        if len(data) != 1: raise UserError(f"the dataset has splits {', '.join(data)}: give one of them")
+        data = next(iter(data.values()))
+    missing = [k for k in ("history", "episode", *COLUMNS, "about") if k not in data.column_names]
+    if missing:
+        raise UserError(f"the dataset lacks the column {', '.join(missing)}: only one that `save_dataset` or "
+                        "`push_dataset` wrote becomes a store")
+    return data
 
-# %% ../../nbs/data/06_hub.ipynb #73147fb1
-def from_dataset(
-    source: Any,  # a `datasets.Dataset`, a folder that `save_dataset` wrote, or "hub:USER/NAME"; its rows in any order, but all of them
-    out: str | Path,  # directory of the new store
-) -> Store:
-    "The store that a dataset of episodes was made from."
-    data = _loaded(source)
-    rows = data.with_format("arrow")
-    keys = rows.select_columns(["history", "episode"])[:]
-    history, episode = (keys[k].to_numpy() for k in ("history", "episode"))
-    order = np.lexsort((episode, history))
-    ends = np.append(0, np.flatnonzero(np.diff(history[order])) + 1), np.append(np.flatnonzero(np.diff(history[order])) + 1, len(order))
-    if not len(order) or not (history[order[0]] == episode[order[0]] == 0): raise UserError("the dataset lacks its first episode: only a whole one becomes a store again")
-    first = json.loads(rows[int(order[0])]["about"][0].as_py())["store"]
-    spaces = Spaces.from_json(first["spaces"])
-    with new_folder(out) as work:
-        with StoreWriter(work, spaces, first["info"]) as writer:
-            for i, (a, b) in enumerate(zip(*ends)): writer.put(i, _history(i, rows[order[a:b]], spaces))
-            if len(writer) != first["histories"]: raise UserError(f"the dataset has {len(writer)} of {first['histories']} histories: only a whole one becomes a store again")
-        if isinstance(source, (str, Path)): copy_beside(Path(source) / "ad_distill", work)
-    return Store.open(out)
+def _opened(source):
+    "The dataset in a folder, or hub:USER/NAME."
+    import datasets
+    before, _, name = str(source).partition("hub:")
+    try: return datasets.load_dataset(name) if name and not before else datasets.load_from_disk(str(source))
+    except Exception as e:
+        hint = "" if name else "; it should be a folder that save_to_disk wrote, or hub:USER/NAME"
+        raise UserError(f"{source} cannot be read as a dataset: {_line(e)}{hint}") from e
+
+# %% ../../nbs/data/06_hub.ipynb #c303aa1d
+def _values(column, space):
+    "A column of lists, end to end, as a column of a history."
+    flat = column.combine_chunks().flatten()
+    if pa.types.is_string(flat.type) or pa.types.is_large_string(flat.type): return text_array(flat.to_pylist())
+    shape = getattr(space, "shape", None) or ()
+    if pa.types.is_nested(flat.type): flat = flat.flatten()
+    return flat.to_numpy(zero_copy_only=False).reshape(-1, *shape)  # (t, *shape)
 
 def _history(i, table, spaces):
     "History `i` from its rows, in order."
     about = json.loads(table["about"][0].as_py() or "{}")
-    lengths = pc.list_value_length(table["reward"]).to_numpy().astype(np.int32)
-    whole = len(table) == about.pop("episodes", None) and table["history"][0].as_py() == i and (table["episode"].to_numpy() == np.arange(len(table))).all()
-    if not whole: raise UserError(f"the dataset does not have all episodes of history {i} exactly once: only a whole one becomes a store again")
+    _check_rows(i, table, about.pop("episodes", None))
     about.pop("store", None)
-    columns, full, last = {k: _values(table[k], getattr(spaces, k, None)) for k in _LISTS}, lengths > 0, np.cumsum(lengths) - 1
-    for k in ("terminated", "truncated"):
-        columns[k] = np.zeros(int(lengths.sum()), bool)
-        columns[k][last[full]] = table[k].to_numpy()[full]
+    lengths = pc.list_value_length(table["reward"]).to_numpy().astype(np.int32)  # (e,)
+    columns = {k: _values(table[k], getattr(spaces, k, None)) for k in _LISTS}
+    full = lengths > 0  # (e,)
+    last = np.cumsum(lengths)[full] - 1
+    for k in _ENDS:
+        columns[k] = np.zeros(int(lengths.sum()), bool)  # (t,)
+        columns[k][last] = table[k].to_numpy()[full]
     return History(columns, lengths, spaces, **about)
 
-def _values(column, space):
-    "A column of lists, end to end."
-    flat = column.combine_chunks().flatten()
-    if pa.types.is_string(flat.type) or pa.types.is_large_string(flat.type): return np.array([*flat.to_pylist(), None], object)[:-1]
-    shape = getattr(space, "shape", None) or ()
-    return (flat.flatten() if pa.types.is_nested(flat.type) else flat).to_numpy(zero_copy_only=False).reshape(-1, *shape)
+def _check_rows(i, table, episodes):
+    "Whether all episodes of history `i` are there, once each."
+    right = table["history"][0].as_py() == i and np.array_equal(table["episode"].to_numpy(), np.arange(len(table)))
+    if len(table) != episodes or not right:
+        raise UserError(f"the dataset does not have all episodes of history {i} exactly once: {_WHOLE}")
+
+# %% ../../nbs/data/06_hub.ipynb #73147fb1
+def from_dataset(
+    source: Any,  # a `datasets.Dataset`, a folder of `save_dataset`, or "hub:USER/NAME"; all rows, in any order
+    out: str | Path,  # directory of the new store
+) -> Store:
+    "The store that a dataset of episodes was made from."
+    rows = _loaded(source).with_format("arrow")
+    order, histories = _sorted_rows(rows)
+    first = json.loads(rows[int(order[0])]["about"][0].as_py())["store"]
+    spaces = Spaces.from_json(first["spaces"])
+    with new_folder(out) as work:
+        with StoreWriter(work, spaces, first["info"]) as writer:
+            for i, part in enumerate(histories): writer.put(i, _history(i, rows[part], spaces))
+            if len(writer) != first["histories"]:
+                raise UserError(f"the dataset has {len(writer)} of {first['histories']} histories: {_WHOLE}")
+        if isinstance(source, (str, Path)): copy_beside(Path(source) / "ad_distill", work)
+    return Store.open(out)
+
+def _sorted_rows(rows):
+    "Numbers of the rows in learning order (r,), and the same in a list of one array a history."
+    keys = rows.select_columns(["history", "episode"])[:]
+    history, episode = (keys[k].to_numpy() for k in ("history", "episode"))  # (r,)
+    order = np.lexsort((episode, history))
+    if not len(order) or history[order[0]] != 0 or episode[order[0]] != 0:
+        raise UserError(f"the dataset lacks its first episode: {_WHOLE}")
+    return order, np.split(order, np.flatnonzero(np.diff(history[order])) + 1)

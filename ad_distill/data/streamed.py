@@ -1,4 +1,4 @@
-"""Rollouts, as they are read, become a history in a store: any number of them, in bounded memory
+"""A history that is longer than memory is large: written piece by piece, in bounded memory
 
 Docs: https://ad-distill.github.io/ad_distill/data/streamed.html.md"""
 
@@ -8,207 +8,126 @@ Docs: https://ad-distill.github.io/ad_distill/data/streamed.html.md"""
 __all__ = ['StreamedWriter']
 
 # %% ../../nbs/data/02_streamed.ipynb #2b50cdd5
-import math, mmap, shutil, zlib
-from array import array
+import io, mmap, shutil, zlib
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np, pyarrow as pa
+from fastcore.basics import patch
 
-from .store import StoreWriter
-from .store import _addresses, _json_bytes, write_at
-from ..rlhf.rollouts import token_states
+from .store import ABOUT, StoreWriter, column_offsets, history_schema, index_entry, write_at
 from ..registry import UserError
-from ..trajectory import History, column_dtype
+from ..trajectory import History
 
-# %% ../../nbs/data/02_streamed.ipynb #358775e7
-_FLUSH = 2 ** 20  # items of a column that are held in memory
+# %% ../../nbs/data/02_streamed.ipynb #b431e2ca
+_MOST_TEXT = 2 ** 31 - 1  # bytes of text in a column: Arrow counts them in 32 bits
 
-class _Flat:
-    "A column of numbers that grows in a file."
-    def __init__(self, path, code): self.path, self.held, self.file, self.n = path, array(code), open(path, "wb"), 0
-    def extend(self, numbers):  # an `array` of the same code
-        self.held.extend(numbers)
-        if len(self.held) > _FLUSH: self.flush()
-    def flush(self):
-        self.held.tofile(self.file)
-        self.n += len(self.held)
-        del self.held[:]
-    def close(self):
-        self.flush()
-        self.file.close()
-    def read(self, start=0, stop=None):
-        dtype = np.dtype(self.held.typecode)
-        return np.fromfile(self.path, dtype, -1 if stop is None else stop - start, offset=start * dtype.itemsize)
+class _ColumnFiles:
+    "The columns of a history, gathered in the files of a folder."
+    def __init__(self, folder):
+        self.folder, self.lengths, self.about = folder, [], None
+        self.bytes = Counter()  # in each file
 
-class _Packed:
-    "The rollouts of one run, without padding, end to end."
-    _CODES = dict(prompt="i", prompt_n="i", token="i", token_n="i", logprob="f", score="d", paid="f", paid_n="i", ended="b")
-
-    def __init__(self, folder, run, text):
-        self.run, self.text, self.n, self.highest, self.lowest, self.prompt_length = run, text, 0, -1, 0, 0
-        folder.mkdir()
-        self.columns = {k: _Flat(folder / k, "B" if text and k in ("prompt", "token") else code) for k, code in self._CODES.items()}
-
-    def add(self, r):
-        "One rollout; TypeError or OverflowError if what should be numbers are none, and nothing is added then."
-        if self.text: prompt, token = (array("B", x.encode()) for x in (r.prompt, r.completion))
-        else:
-            prompt, token = array("i", r.prompt_ids), array("i", r.completion_ids)
-            if not token: raise TypeError("it has no token at all")
-            if len(prompt) > self.prompt_length: self.prompt_length = len(prompt)
-            self.highest, self.lowest = max(self.highest, max(token), max(prompt, default=0)), min(self.lowest, min(token), min(prompt, default=0))
-        n = 1 if self.text else len(token)
-        given = r.logprobs is not None and not self.text
-        logprob, paid = array("f", r.logprobs if given else (math.nan,) * n), array("f", r.scores or ())
-        if len(logprob) != n: raise TypeError(f"it has {len(logprob)} logprobs for {n} tokens")
-        score = array("d", (math.nan if r.score is None else r.score,))
-        c = self.columns
-        for k, v in (("prompt", prompt), ("token", token), ("logprob", logprob), ("score", score), ("paid", paid)): c[k].extend(v)
-        c["prompt_n"].extend(array("i", (len(prompt),))); c["token_n"].extend(array("i", (len(token),)))
-        c["paid_n"].extend(array("i", (len(paid),))); c["ended"].extend(array("b", (r.ended,)))
-        self.n += 1
-
-    def close(self):
-        for c in self.columns.values(): c.close()
-
-# %% ../../nbs/data/02_streamed.ipynb #db04e7e0
-_ROOM = 2 ** 22  # bytes of states (of text) in a piece
-
-def _pieces(packed, spaces, about):
-    "The history of a run in pieces of bounded size."
-    c = packed.columns
-    counts = {k: c[k].read() for k in ("prompt_n", "token_n", "paid_n")}
-    ends = {k: np.append(0, np.cumsum(v, dtype=np.int64)) for k, v in counts.items()}
-    if packed.text: total = ends["prompt_n"] + ends["token_n"]
-    else: total = ends["token_n"] * (spaces.state.nvec.size * column_dtype(spaces.state).itemsize)
-    first = 0
-    while first < packed.n:
-        last = max(first + 1, int(np.searchsorted(total, total[first] + _ROOM, "right")) - 1)
-        read = lambda k, by: c[k].read(ends[by][first], ends[by][last])
-        part = {k: v[first:last] for k, v in counts.items()}
-        rest = c["score"].read(first, last), c["ended"].read(first, last).astype(bool)
-        columns, lengths = (_text_columns if packed.text else _token_columns)(read, part, *rest, spaces)
-        yield History(columns, lengths, spaces, **about)
-        first = last
-
-def _token_columns(read, n, score, ended, spaces):
-    kind, vocab, lengths, e = column_dtype(spaces.state), int(spaces.action.n), n["token_n"], len(score)
-    prompts = np.full((e, spaces.state.nvec.size - 1), vocab, kind)
-    prompts[np.arange(prompts.shape[1]) < n["prompt_n"][:, None]] = read("prompt", "prompt_n")
-    action, last = read("token", "token_n").astype(kind), np.cumsum(lengths) - 1
-    reward, truncated = np.zeros(len(action), np.float32), np.zeros(len(action), bool)
-    reward[last] = score
-    if n["paid_n"].any():  # paid token by token
-        rows = np.repeat(n["paid_n"] > 0, lengths)
-        reward[rows] = read("paid", "paid_n")
-    truncated[last] = ~ended
-    terminated = np.zeros(len(action), bool)
-    terminated[last] = ended
-    return dict(state=token_states(prompts, action, lengths, vocab), action=action, reward=reward, logprob=read("logprob", "token_n"), terminated=terminated, truncated=truncated), lengths
-
-def _text_columns(read, n, score, ended, spaces):
-    def texts(k):
-        data, ends = read(k, k + "_n").tobytes(), np.cumsum(n[k + "_n"]).tolist()
-        return np.array([*(data[a:b].decode() for a, b in zip([0, *ends], ends)), None], object)[:-1]
-    ones = np.ones(len(score), np.int32)
-    return dict(state=texts("prompt"), action=texts("token"), reward=score.astype(np.float32), logprob=np.full(len(score), np.nan), terminated=ended, truncated=~ended), ones
-
-# %% ../../nbs/data/02_streamed.ipynb #f6c0414d
-class _Sink:
-    "What Arrow writes, from byte `skip` on, goes to place `at` of a file; maps are given back as it goes."
-    closed = False
-    def __init__(self, fd, at, skip, maps): self.fd, self.at, self.skip, self.maps, self.size, self.crc, self.seen = fd, at, skip, maps, 0, 0, 0
-    def write(self, data):
-        data = memoryview(data).cast("B")
-        n, cut = len(data), max(0, min(len(data), self.skip - self.seen))
-        self.seen += n
-        for i in range(cut, n, 2 ** 23):
-            part = data[i:i + 2 ** 23]
-            write_at(self.fd, self.at + self.size, part)
-            self.crc, self.size = zlib.crc32(part, self.crc), self.size + len(part)
-            for m in self.maps: m.madvise(mmap.MADV_DONTNEED)
-        return n
-    def tell(self): return self.seen
-    def flush(self): pass
-    def close(self): self.closed = True
-    def readable(self): return False
-    def writable(self): return True
-    def seekable(self): return False
-
-class _Columns:
-    "The columns of a history in files."
-    def __init__(self, folder, spaces): self.folder, self.spaces, self.lengths, self.rows, self.bytes, self.about = folder, spaces, [], 0, Counter(), None
     def add(self, history):
-        for k, x in history.columns.items():
-            if x.dtype == object:
-                _, offsets, data = pa.array(x.tolist(), pa.string()).buffers()
-                ends = np.frombuffer(offsets, np.int32)[1:len(x) + 1].astype(np.int64) + self.bytes[k]
-                if len(ends) and ends[-1] > 2 ** 31 - 1: raise UserError("a run with more than 2 GB of text came; a history cannot hold that: split the log")
-                self._append(k, data or b"")
-                self._append(k + ".ends", ends.astype(np.int32))
-            else: self._append(k, np.ascontiguousarray(x))
+        "The next piece."
+        for name, x in history.columns.items():
+            if x.dtype == object: self._append_texts(name, x)
+            else: self._append(name, np.ascontiguousarray(x))
         self.lengths.append(history.lengths)
-        self.rows += history.n_transitions
-        self.about = dict(task=history.task, source=history.source, seed=history.seed, versions=history.versions)
+        self.about = {k: getattr(history, k) for k in ABOUT}
+
     def _append(self, name, data):
-        data = memoryview(data).cast("B") if len(data) else b""
+        if not len(data): return
+        data = memoryview(data).cast("B")
         with open(self.folder / name, "ab") as f: f.write(data)
         self.bytes[name] += len(data)
-    def batch(self, schema):
-        "A record batch over maps of the files, and the maps."
-        maps, arrays = [], []
-        def mapped(name, before=b""):
-            if not self.bytes[name]: return pa.py_buffer(before)
-            if before:  # offsets, which begin with a zero
-                return pa.py_buffer(before + (self.folder / name).read_bytes())
-            with open(self.folder / name, "rb") as f: maps.append(mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ))
-            return pa.py_buffer(maps[-1])
-        for name, kind in zip(schema.names, schema.types):
-            if pa.types.is_string(kind): arrays.append(pa.Array.from_buffers(kind, self.rows, [None, mapped(name + ".ends", bytes(4)), mapped(name)]))
-            elif pa.types.is_fixed_size_list(kind):
-                inner = pa.Array.from_buffers(kind.value_type, self.rows * kind.list_size, [None, mapped(name)])
-                arrays.append(pa.FixedSizeListArray.from_arrays(inner, kind.list_size))
-            else: arrays.append(pa.Array.from_buffers(kind, self.rows, [None, mapped(name)]))
-        return pa.record_batch(arrays, schema=schema), maps
+
+    def _append_texts(self, name, x):
+        if not len(x): return
+        _, offsets, data = pa.array(x.tolist(), pa.string()).buffers()
+        ends = np.frombuffer(offsets, np.int32)[1:len(x) + 1].astype(np.int64) + self.bytes[name]  # (t,)
+        if ends[-1] > _MOST_TEXT:
+            raise UserError("a run with more than 2 GB of text came; a history cannot hold that: split the log")
+        self._append(name, data or b"")
+        self._append(f"{name}.ends", ends.astype(np.int32))
+
+# %% ../../nbs/data/02_streamed.ipynb #39f4b473
+@patch
+def batch(self: _ColumnFiles, schema):
+    "A record batch over maps of the files, and the maps."
+    maps, rows = [], int(sum(x.sum() for x in self.lengths))
+    arrays = [self._array(name, kind, rows, maps) for name, kind in zip(schema.names, schema.types)]
+    return pa.record_batch(arrays, schema=schema), maps
+
+@patch
+def _array(self: _ColumnFiles, name, kind, rows, maps):
+    values = self._mapped(name, maps)
+    if pa.types.is_string(kind): return pa.Array.from_buffers(kind, rows, [None, self._text_offsets(name), values])
+    if not pa.types.is_fixed_size_list(kind): return pa.Array.from_buffers(kind, rows, [None, values])
+    inner = pa.Array.from_buffers(kind.value_type, rows * kind.list_size, [None, values])
+    return pa.FixedSizeListArray.from_arrays(inner, kind.list_size)
+
+@patch
+def _mapped(self: _ColumnFiles, name, maps):
+    if not self.bytes[name]: return pa.py_buffer(b"")
+    with open(self.folder / name, "rb") as f: maps.append(mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ))
+    return pa.py_buffer(maps[-1])
+
+@patch
+def _text_offsets(self: _ColumnFiles, name):
+    "Where each text begins, and where the last one ends."
+    name = f"{name}.ends"
+    ends = (self.folder / name).read_bytes() if self.bytes[name] else b""
+    return pa.py_buffer(bytes(4) + ends)
+
+# %% ../../nbs/data/02_streamed.ipynb #f6c0414d
+_PIECE = 2 ** 23  # bytes that are handed on at once
+
+class _Sink(io.RawIOBase):
+    "What Arrow writes goes to place `at` of a file, but for the first `skip` bytes: the head of the stream."
+    def __init__(self, fd, at, skip, maps):
+        self.fd, self.at, self.skip, self.maps = fd, at, skip, maps
+        self.size = self.crc32 = 0
+
+    def writable(self): return True
+
+    def write(self, data):
+        data = memoryview(data).cast("B")
+        skipped = min(len(data), self.skip)
+        self.skip -= skipped
+        for i in range(skipped, len(data), _PIECE): self._hand_on(data[i:i + _PIECE])
+        return len(data)
+
+    def _hand_on(self, part):
+        write_at(self.fd, self.at + self.size, part)
+        self.crc32, self.size = zlib.crc32(part, self.crc32), self.size + len(part)
+        for m in self.maps: m.madvise(mmap.MADV_DONTNEED)
+
+# %% ../../nbs/data/02_streamed.ipynb #19029bca
+@patch
+def write(self: _ColumnFiles, schema, fd, at):
+    "Write the history to a place of an open file; its entry of the index."
+    batch, maps = self.batch(schema)
+    sink = _Sink(fd, at, schema.serialize().size, maps)
+    pa.ipc.new_stream(pa.PythonFile(sink, "w"), schema).write_batch(batch)
+    with mmap.mmap(fd, at + sink.size, access=mmap.ACCESS_READ) as written:
+        data = pa.py_buffer(written).slice(at, sink.size)
+        offsets = column_offsets(data, schema)
+        del data  # or the map could not be closed
+    return index_entry(np.concatenate(self.lengths), sink.size, sink.crc32, offsets, self.about)
 
 class StreamedWriter(StoreWriter):
     "A `StoreWriter` that also takes a history in pieces, in bounded memory; the bytes are those that `put` writes."
     def put_pieces(self,
-        pieces: Iterable[History],  # one after the other they are the history; what they say about it is the same in all
-        folder: str | Path,  # for temporary files; made and removed
+        pieces: Iterable[History],  # one after the other they are the history; all say the same about it
+        folder: str | Path,  # for temporary files, as large as the history; made and removed
     ) -> None:
         "Append a history."
-        folder = Path(folder)
+        folder, schema = Path(folder), history_schema(self.spaces)
         folder.mkdir()
         try:
-            columns = _Columns(folder, self.spaces)
+            columns = _ColumnFiles(folder)
             for piece in pieces: columns.add(piece)
-            with self._full(f"writing history {len(self)}"): self._append_columns(columns)
+            self.append(lambda fd, at: columns.write(schema, fd, at))
         finally: shutil.rmtree(folder)
-
-    def _append_columns(self, columns):
-        schema, lengths = self._schema, np.concatenate(columns.lengths)
-        batch, maps = columns.batch(schema)
-        sink = _Sink(self._data, self._end, schema.serialize().size, maps)
-        try:
-            pa.ipc.new_stream(pa.PythonFile(sink, "w"), schema).write_batch(batch)
-            same = len(lengths) > 0 and (lengths == lengths[0]).all()
-            entry = dict(size=sink.size, crc32=sink.crc, rows=columns.rows, episodes=len(lengths), lengths=int(lengths[0]) if same else lengths.tolist(),
-                         at=self._places(sink.size, schema), **columns.about)
-            line = _json_bytes(dict(n=self._n, offset=self._end, **entry))
-            write_at(self._index, self._index_end, line)
-        except BaseException: self._cut(); raise
-        self._n += 1
-        self._end += sink.size
-        self._index_end += len(line)
-        self._sync()
-
-    def _places(self, size, schema):
-        "Where the columns of the batch that was just written begin within it."
-        with mmap.mmap(self._data, self._end + size, access=mmap.ACCESS_READ) as m:
-            data = pa.py_buffer(m).slice(self._end, size)
-            found = {k: at - data.address for k, at in _addresses(pa.ipc.read_record_batch(data, schema)).items()}
-            del data
-        return found

@@ -1,4 +1,4 @@
-"""What an RLHF trainer logs, read one rollout at a time in learning order: rollouts, runs, readers
+"""What an RLHF trainer logs, read one rollout at a time in learning order: runs and readers
 
 Docs: https://ad-distill.github.io/ad_distill/logs/logs.html.md"""
 
@@ -71,7 +71,7 @@ class Run:
             yield from self.read(file)
             if on_file: on_file(file)
 
-
+# %% ../../nbs/logs/01_logs.ipynb #d777d497
 @dataclass(frozen=True)
 class Reader:
     "Reads one form of log; a subclass's dataclass fields are its settings."
@@ -85,6 +85,7 @@ class Reader:
         "The runs in a log, sorted by name."
         raise NotImplementedError
 
+# %% ../../nbs/logs/01_logs.ipynb #f9b81f85
 def register_reader(
     name: str,  # as typed on the command line
 ) -> Callable:
@@ -99,24 +100,39 @@ def make_reader(
     return READERS.make(name, settings)
 
 # %% ../../nbs/logs/01_logs.ipynb #1d8015b2
+def _matching(folder, groups):
+    "The first group of which files are in a folder, and these in the order of their numbers."
+    for name, pattern in groups.items():
+        numbered = []
+        for path in folder.iterdir():
+            match = re.fullmatch(pattern, path.name)
+            if match and path.is_file(): numbered.append((float(match[1]), path))
+        if numbered: return name, [path for _, path in sorted(numbered)]
+    return "", []
+
+def _what_is_there(folder):
+    "The first few names in a folder, for messages."
+    names = sorted(path.name for path in folder.iterdir())
+    if not names: return "it is empty"
+    more = " ..." if len(names) > 3 else ""
+    return f"there is {', '.join(names[:3])}{more}"
+
+# %% ../../nbs/logs/01_logs.ipynb #1e8c8634
 def log_folders(
     path: str | Path,  # of a file, of a run, or of a folder with runs anywhere in it
     kind: str,  # of log, for messages
-    groups: dict[str, str],  # name -> pattern of file names, whose first group is a number; the first that matches counts
+    groups: dict[str, str],  # name -> pattern of file names, its first group a number; the first that matches counts
     expected: str,  # what should be there, for messages
 ) -> list[tuple[Path, str, list[Path]]]:  # (folder, name of the group, its files); for a single file the name is "file"
     "Folders with files of a form, the files in the order of the numbers in their names. `UserError` if there are none."
     path = Path(path)
     if not path.exists(): raise UserError(f"{path}: there is no such file or folder")
     if path.is_file(): return [(path.parent, "file", [path])]
-    folders = [path] if _matching(path, groups)[1] else sorted(p for p in path.rglob("*") if p.is_dir())
-    found = [(p, *_matching(p, groups)) for p in folders]
-    if found := [f for f in found if f[2]]: return found
-    there = sorted(p.name for p in path.iterdir())
-    raise UserError(f"{path} holds no {kind} log: expected {expected}; " + (f"there is {', '.join(there[:3])}{' ...' if len(there) > 3 else ''}" if there else "it is empty"))
-
-def _matching(folder, groups):
-    for name, pattern in groups.items():
-        files = [(float(m[1]), p) for p in folder.iterdir() if (m := re.fullmatch(pattern, p.name)) and p.is_file()]
-        if files: return name, [p for _, p in sorted(files)]
-    return "", []
+    name, files = _matching(path, groups)
+    if files: return [(path, name, files)]
+    found = []
+    for folder in sorted(p for p in path.rglob("*") if p.is_dir()):
+        name, files = _matching(folder, groups)
+        if files: found.append((folder, name, files))
+    if not found: raise UserError(f"{path} holds no {kind} log: expected {expected}; {_what_is_there(path)}")
+    return found

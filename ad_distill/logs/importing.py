@@ -10,26 +10,26 @@ __all__ = ['PROMPTS_ROOM', 'RolloutLog', 'open_tokenizer', 'tokenizer_beside', '
 # %% ../../nbs/logs/04_importing.ipynb #9faa4d68
 import json, os, shutil
 from collections import Counter
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, field
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from fastcore.basics import patch
 from tqdm import tqdm
 
-import ad_distill.logs.trlx  # noqa: F401 (registers its reader)
-import ad_distill.logs.trl  # noqa: F401 (registers its reader)
-from .core import Problems, Reader, make_reader
 from ..data.store import Store
 from ..data.streamed import StreamedWriter
+from ..language.tokenizers import check_folder
+from .core import Problems, Reader, make_reader
+from ..registry import UserError
 from ..rlhf.packing import PackedRollouts, packed_pieces
-from ..tasks.core import Task, register_task, task_id
-from ..rlhf.rewards import make_reward
+from ..rlhf.rewards import RewardFunction, make_reward
 from ..rlhf.rollouts import save_tokenizer, text_spaces, token_spaces
 from ..rlhf.tasks import TextRLHF, TextVectorEnv
-from ..registry import UserError
-from ..trajectory import versions
+from ..tasks.core import Task, register_task, task_id
+from ..trajectory import Spaces, versions
 
 # %% ../../nbs/logs/04_importing.ipynb #0a958ceb
 PROMPTS_ROOM = 2 ** 16  # characters of prompts that the task keeps; a log with more keeps them in a file
@@ -46,139 +46,272 @@ class RolloutLog(TextRLHF):
         else: Task.__post_init__(self)
 
     def make_env(self, instances: np.ndarray) -> TextVectorEnv:
-        if not self.reward: raise UserError("an imported log does not say what its reward function is, so nothing can act there: import it with --reward NAME, or take task text_rlhf")
+        if not self.reward:
+            raise UserError("an imported log does not say what its reward function is, so nothing can act there: "
+                            "import it with --reward NAME, or take task text_rlhf")
         return super().make_env(instances)
 
 # %% ../../nbs/logs/04_importing.ipynb #43cac0c3
 def open_tokenizer(
     path: str | Path,  # folder, or name on the hub
 ) -> Any:
-    "A tokenizer; `UserError` if there is none."
+    "A tokenizer as it was saved; `UserError` if there is none."
     from transformers import AutoTokenizer
-    from ad_distill.language.tokenizers import check_folder
     check_folder(path, "tokenizer")
     try: return AutoTokenizer.from_pretrained(str(path))
-    except Exception as e: raise UserError(f"--tokenizer {path}: no tokenizer can be read there ({(str(e).strip() or repr(e)).splitlines()[0][:160]})") from e
+    except Exception as e:
+        why = (str(e).strip() or repr(e)).splitlines()[0][:160]
+        raise UserError(f"--tokenizer {path}: no tokenizer can be read there ({why})") from e
 
 def tokenizer_beside(
     path: str | Path,  # of a log
 ) -> Path | None:
     "The folder `tokenizer` in the log, beside it or one further up; None if there is none."
     path = Path(path).absolute()
-    return next((p / "tokenizer" for p in (path, *list(path.parents)[:2]) if (p / "tokenizer" / "tokenizer_config.json").is_file()), None)
+    for folder in (path, *list(path.parents)[:2]):
+        if (folder / "tokenizer" / "tokenizer_config.json").is_file(): return folder / "tokenizer"
+    return None
 
+# %% ../../nbs/logs/04_importing.ipynb #c7e800c7
+def _texts(tokenizer, rows):
+    "Tokens as text, without those that stand for no text."
+    return tokenizer.batch_decode(rows, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+def _unknown_token(rollouts, tokenizer):
+    "A token of the log that the tokenizer does not have."
+    for i, r in enumerate(rollouts):
+        highest = max([*r.prompt_ids, *r.completion_ids], default=0)
+        if highest >= len(tokenizer): return f"token {highest} in rollout {i}, and it has {len(tokenizer)} tokens"
+    return None
+
+def _other_text(rollouts, tokenizer):
+    "A text of the log that the tokenizer does not give, if it does not give most of them."
+    known = [r for r in rollouts if r.completion is not None]
+    wrong = []
+    for r, text in zip(known, _texts(tokenizer, [r.completion_ids for r in known])):
+        written = r.completion.removesuffix(tokenizer.eos_token or "")
+        if text.strip() != written.strip(): wrong.append((r, text))
+    if 2 * len(wrong) <= len(rollouts): return None
+    r, text = wrong[0]
+    return r.completion_ids[:6], text[:60], r.completion[:60]
+
+def _other_padding(rollouts):
+    "The token of which there are three at the end of too many completions."
+    ends = [r.completion_ids[-3:] for r in rollouts]
+    rows = Counter(end[0] for end in ends if len(end) == 3 and len(set(end)) == 1)
+    token, times = rows.most_common(1)[0] if rows else (None, 0)
+    return token if times > max(2, len(rollouts) // 10) else None
+
+# %% ../../nbs/logs/04_importing.ipynb #b721e8fe
 _LOOK = 64  # rollouts of a run that are compared with what the tokenizer makes of their tokens
 
 def _check_tokenizer(run, rollouts, tokenizer):
     "Refuse a tokenizer that is not the log's."
-    name, size = tokenizer.name_or_path, len(tokenizer)
-    decode = lambda ids: tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    bad = []
-    for i, r in enumerate(rollouts):
-        if (top := max([*r.prompt_ids, *r.completion_ids], default=0)) >= size: raise UserError(f"the tokenizer {name} does not match the log: {run.name} has token {top} in rollout {i}, and it has {size} tokens")
-        if r.completion is not None and decode(r.completion_ids).strip() != r.completion.removesuffix(tokenizer.eos_token or "").strip(): bad.append((r.completion_ids, r.completion))
-    if 2 * len(bad) > len(rollouts): raise UserError(f"the tokenizer {name} does not match the log: of the tokens {bad[0][0][:6]} ... in {run.name} it makes {decode(bad[0][0])[:60]!r}, the log says {bad[0][1][:60]!r}")
-    if rollouts and rollouts[0].completion is None:
-        tails = Counter(c[-1] for r in rollouts if len(c := r.completion_ids) > 2 and c[-1] == c[-2] == c[-3])
-        if tails and (most := tails.most_common(1)[0])[1] > max(2, len(rollouts) // 10):
-            raise UserError(f"the tokenizer {name} does not match the log: completions in {run.name} are padded with token {most[0]}, and its padding is token {tokenizer.pad_token_id}")
+    start = f"the tokenizer {tokenizer.name_or_path} does not match the log:"
+    if unknown := _unknown_token(rollouts, tokenizer): raise UserError(f"{start} {run.name} has {unknown}")
+    if other := _other_text(rollouts, tokenizer):
+        ids, text, written = other
+        raise UserError(f"{start} of the tokens {ids} ... in {run.name} it makes {text!r}, the log says {written!r}")
+    if rollouts[0].completion is not None: return
+    padding = _other_padding(rollouts)
+    if padding is not None:
+        raise UserError(f"{start} completions in {run.name} are padded with token {padding}, "
+                        f"and its padding is token {tokenizer.pad_token_id}")
 
 # %% ../../nbs/logs/04_importing.ipynb #a5f0fae1
 def _batches(items, n):
-    it = iter(items)
-    while batch := list(islice(it, n)): yield batch
+    items = iter(items)
+    while batch := list(islice(items, n)): yield batch
 
 def _with_tokens(rollouts, tokenizer):
     "Rollouts that are text only, cut into tokens; a completion ends with the end token, if there is one."
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     for batch in _batches(rollouts, 1024):
-        ids = tokenizer([r.prompt for r in batch] + [r.completion for r in batch], add_special_tokens=False).input_ids
+        texts = [r.prompt for r in batch] + [r.completion for r in batch]
+        ids = tokenizer(texts, add_special_tokens=False).input_ids
         for r, prompt, completion in zip(batch, ids, ids[len(batch):]):
-            r.prompt_ids, r.completion_ids = prompt, completion + (end if r.ended else [])
+            r.prompt_ids = prompt
+            r.completion_ids = completion + end if r.ended else completion
             yield r
+
+# %% ../../nbs/logs/04_importing.ipynb #b36b3a53
+def _text_of(rollouts, tokenizer):
+    "Prompts and completions as text, from their tokens where there are any and a tokenizer."
+    if tokenizer is not None and rollouts[0].completion_ids is not None:
+        prompts, completions = [r.prompt_ids for r in rollouts], [r.completion_ids for r in rollouts]
+        return _texts(tokenizer, prompts), _texts(tokenizer, completions)
+    if rollouts[0].completion is None:
+        raise UserError("the log holds tokens only, and a reward function needs text: "
+                        "name the model's tokenizer with --tokenizer PATH")
+    return [r.prompt for r in rollouts], [r.completion for r in rollouts]
 
 def _with_scores(rollouts, reward, tokenizer):
     "Rollouts whose missing scores are computed from their texts."
-    def texts(batch, k):
-        if tokenizer is not None and batch[0].completion_ids is not None: return tokenizer.batch_decode([getattr(r, k + "_ids") for r in batch], skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        if batch[0].completion is None: raise UserError("the log holds tokens only, and a reward function needs text: name the model's tokenizer with --tokenizer PATH")
-        return [getattr(r, k) for r in batch]
     for batch in _batches(rollouts, 512):
-        unknown = [r for r in batch if r.score is None or r.score != r.score]
+        unknown = [r for r in batch if r.score is None or r.score != r.score]  # NaN
         if unknown:
-            for r, score in zip(unknown, reward(texts(unknown, "prompt"), texts(unknown, "completion"))): r.score = float(score)
+            scores = reward(*_text_of(unknown, tokenizer))
+            for r, score in zip(unknown, scores): r.score = float(score)
         yield from batch
 
 # %% ../../nbs/logs/04_importing.ipynb #d9e52902
 class _Prompts:
     "The different prompts of a log, in the order in which they came, as far as they find room."
     def __init__(self): self.known, self.size = {}, 0
-    def add(self, key):
-        if key not in self.known and self.size < 64 * PROMPTS_ROOM:
-            self.known[key] = None
-            self.size += len(key)
+    def add(self, prompt):
+        if prompt in self.known or self.size >= 64 * PROMPTS_ROOM: return
+        self.known[prompt] = None
+        self.size += len(prompt)
 
-def _iterations(found, r):
-    "Notes how many rollouts were made at which step, as [iteration, optimizer_step, kl_coef, rollouts]."
+def _count_iteration(found, r):
+    "Count a rollout in the last of [iteration, optimizer_step, kl_coef, rollouts], or begin a new one."
     at = [r.iteration, r.optimizer_step, r.kl_coef]
     if found and found[-1][:3] == at: found[-1][3] += 1
     else: found.append([*at, 1])
 
-def _pack_run(run, folder, rollouts, problems, prompts):
-    "Read a run into files."
+# %% ../../nbs/logs/04_importing.ipynb #fd94435b
+@dataclass
+class _Import:
+    "A log on its way into a store."
+    reader: Reader
+    path: str  # of the log
+    out: Path  # of the new store
+    problems: Problems
+    tokenizer: Any = None
+    reward: str = ""  # name of the reward function
+    score: RewardFunction | None = None  # which that is
+    progress: bool = False  # show progress bars
+    packed: list[PackedRollouts] = field(default_factory=list)  # one a run
+    iterations: list[list] = field(default_factory=list)  # of each of them, see `_count_iteration`
+    prompts: _Prompts = field(default_factory=_Prompts)
+
+@patch
+def _completed(self: _Import, run, rollouts):
+    "The rollouts of a run, with tokens and scores as far as they can be known."
+    first = list(islice(rollouts, _LOOK))
+    rollouts = chain(first, rollouts)
+    if self.tokenizer is not None and first:
+        if first[0].completion_ids is not None: _check_tokenizer(run, first, self.tokenizer)
+        else: rollouts = _with_tokens(rollouts, self.tokenizer)
+    return rollouts if self.score is None else _with_scores(rollouts, self.score, self.tokenizer)
+
+# %% ../../nbs/logs/04_importing.ipynb #d8c05085
+@patch
+def _pack(self: _Import, run, rollouts, folder):
+    "Write the rollouts of a run into files."
     packed, found = None, []
     for i, r in enumerate(rollouts):
         if packed is None: packed = PackedRollouts(folder, run, r.completion_ids is None)
         try: packed.add(r)
         except (TypeError, OverflowError, AttributeError, UnicodeEncodeError) as e:
-            problems.bad(f"{run.name}: rollout {i}: {e}", rollouts=1)
+            self.problems.bad(f"{run.name}: rollout {i}: {e}", rollouts=1)
             continue
-        _iterations(found, r)
-        prompts.add(r.prompt if packed.text else tuple(r.prompt_ids))
+        _count_iteration(found, r)
+        self.prompts.add(r.prompt if packed.text else tuple(r.prompt_ids))
     if packed: packed.close()
     return packed, found
 
-def _read_runs(reader, path, work, tokenizer, reward, problems, progress):
-    "All runs of a log, packed; with their iterations and the prompts."
-    got, prompts = [], _Prompts()
-    runs = list(reader.runs(path, tokenizer, problems))
-    with tqdm(total=sum(f.stat().st_size for run in runs for f in run.files), unit="B", unit_scale=True, desc="reading", disable=not progress) as bar:
+# %% ../../nbs/logs/04_importing.ipynb #f32e4820
+@patch
+def read(self: _Import, work: Path) -> None:
+    "Pack all runs of the log, each in a folder in `work`."
+    runs = list(self.reader.runs(self.path, self.tokenizer, self.problems))
+    size = sum(file.stat().st_size for run in runs for file in run.files)
+    bar = tqdm(total=size, unit="B", unit_scale=True, desc="reading", disable=not self.progress)
+    with bar:
         for i, run in enumerate(runs):
             rollouts = run.rollouts(lambda file: bar.update(file.stat().st_size))
-            first = list(islice(rollouts, _LOOK))
-            if tokenizer is not None and first and first[0].completion_ids is not None: _check_tokenizer(run, first, tokenizer)
-            rollouts = _chain(first, rollouts)
-            if tokenizer is not None and first and first[0].completion_ids is None: rollouts = _with_tokens(rollouts, tokenizer)
-            if reward is not None: rollouts = _with_scores(rollouts, reward, tokenizer)
-            packed, found = _pack_run(run, work / f"run{i}", rollouts, problems, prompts)
-            if packed and packed.n: got.append((packed, found))
-            else: problems.note(f"{run.name}: no rollout in it, left out")
-    return got, prompts
+            packed, found = self._pack(run, self._completed(run, rollouts), work / f"run{i}")
+            if packed and packed.n:
+                self.packed.append(packed)
+                self.iterations.append(found)
+            else: self.problems.note(f"{run.name}: no rollout in it, left out")
+    if self.packed: return
+    why = f": {self.problems.lines[0]}" if self.problems.lines else ""
+    raise UserError(f"{self.path} holds no whole rollout{why}")
 
-def _chain(first, rest):
-    yield from first
-    yield from rest
-
-def _spaces(runs, tokenizer):
+# %% ../../nbs/logs/04_importing.ipynb #49e1604f
+@patch
+def spaces(self: _Import) -> Spaces:
     "The spaces that fit all runs."
-    packed = [p for p, _ in runs]
-    if len({p.text for p in packed}) > 1: raise UserError("some runs in the log hold tokens and some only text; import them one by one")
-    if packed[0].text: return text_spaces()
-    highest = max(p.highest for p in packed)
-    if min(p.lowest for p in packed) < 0: raise UserError("the log has negative tokens; it is damaged, or of another form")
-    size = highest + 1 if tokenizer is None else len(tokenizer)
-    if highest >= size: raise UserError(f"the tokenizer {tokenizer.name_or_path} does not match the log: the log has token {highest}, and it has {size} tokens")
-    return token_spaces(size, max(1, max(p.prompt_length for p in packed)))
+    if len({p.text for p in self.packed}) > 1:
+        raise UserError("some runs in the log hold tokens and some only text; import them one by one")
+    if self.packed[0].text: return text_spaces()
+    if min(p.lowest for p in self.packed) < 0:
+        raise UserError("the log has negative tokens; it is damaged, or of another form")
+    highest = max(p.highest for p in self.packed)
+    size = highest + 1 if self.tokenizer is None else len(self.tokenizer)
+    if highest >= size:
+        raise UserError(f"the tokenizer {self.tokenizer.name_or_path} does not match the log: "
+                        f"the log has token {highest}, and it has {size} tokens")
+    return token_spaces(size, max(1, *(p.prompt_length for p in self.packed)))
 
-def _task(runs, prompts, tokenizer, reader, reward, out):
-    "The task of the histories; its prompts are kept in it, or in a file if they are many."
-    texts = list(prompts.known)
-    if not runs[0][0].text: texts = tokenizer.batch_decode(texts, skip_special_tokens=True, clean_up_tokenization_spaces=False) if tokenizer is not None else []
-    kept = json.dumps(texts, ensure_ascii=False)
+@patch
+def _prompt_texts(self: _Import):
+    "The different prompts, as far as they can be known as text."
+    prompts = list(self.prompts.known)
+    if self.packed[0].text: return prompts
+    return [] if self.tokenizer is None else _texts(self.tokenizer, prompts)
+
+# %% ../../nbs/logs/04_importing.ipynb #46fb9475
+@patch
+def task(self: _Import) -> tuple[RolloutLog, list[str]]:  # and the lines of the file with its prompts, if they are many
+    "The task of the histories."
+    texts = self._prompt_texts()
+    kept = json.dumps(texts, ensure_ascii=False) if texts else ""
+    lines = []
     if len(kept) > PROMPTS_ROOM:
-        kept = str(out / "prompts.txt")
-        return RolloutLog(prompts=kept, reward=reward or "", reader=reader.name), [" ".join(t.split()) for t in texts]
-    return RolloutLog(prompts=kept if texts else "", reward=reward or "", reader=reader.name), None
+        kept = str(self.out / "prompts.txt")
+        lines = [" ".join(text.split()) for text in texts]
+    return RolloutLog(prompts=kept, reward=self.reward, reader=self.reader.name), lines
+
+# %% ../../nbs/logs/04_importing.ipynb #c75e9a41
+@patch
+def _pieces(self: _Import, i, spaces, task, bar):
+    "The history of a run, in pieces of bounded size."
+    packed, found = self.packed[i], self.iterations[i]
+    source = {"name": self.reader.name, "params": {**packed.run.about, "iterations": found}}
+    about = dict(task=task, source=source, seed=packed.run.seed, versions=versions())
+    for piece in packed_pieces(packed, spaces, about):
+        yield piece
+        bar.update(len(piece))
+
+@patch
+def write(self: _Import, path: Path) -> None:
+    "Write what was read into a new store."
+    spaces, (task, prompts) = self.spaces(), self.task()
+    about = {**task_id(task), "instance": int(task.instances("train")[0])}
+    sizes = [p.n for p in self.packed]
+    info = {"task": task_id(task), "source": {"name": self.reader.name, "params": {}},
+            "runs": [p.run.name for p in self.packed], "n_episodes": max(sizes)}
+    bar = tqdm(total=sum(sizes), unit=" rollouts", unit_scale=True, desc="writing", disable=not self.progress)
+    with StreamedWriter(path, spaces, info) as writer, bar:
+        for i, packed in enumerate(self.packed):
+            try: writer.put_pieces(self._pieces(i, spaces, about, bar), path.parent / "columns")
+            except UserError as e: raise UserError(f"{packed.run.name}: {e}") from e
+    if self.tokenizer is not None and not self.packed[0].text: save_tokenizer(self.tokenizer, path)
+    if prompts: (path / "prompts.txt").write_text("\n".join(prompts) + "\n", encoding="utf-8")
+
+@patch
+def summary(self: _Import) -> dict[str, Any]:
+    "What came of it, as plain JSON."
+    p = self.problems
+    return {"reader": self.reader.name, "log": self.path,
+            "runs": len(self.packed), "rollouts": sum(x.n for x in self.packed),
+            "tokenizer": getattr(self.tokenizer, "name_or_path", None),
+            "left_out": {"files": p.files, "rollouts": p.rollouts, "problems": p.lines}, "notes": p.notes}
+
+# %% ../../nbs/logs/04_importing.ipynb #49d2ae08
+def _need_free(out):
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} exists already; choose another directory, or delete it")
+
+def _tokenizer_for(path, tokenizer):
+    "The tokenizer that was named, or lies beside the log."
+    if tokenizer is None and Path(path).exists():
+        beside = tokenizer_beside(path)
+        if beside: tokenizer = os.path.relpath(beside)
+    return open_tokenizer(tokenizer) if isinstance(tokenizer, (str, Path)) else tokenizer
 
 # %% ../../nbs/logs/04_importing.ipynb #e04c844f
 def import_log(
@@ -187,44 +320,23 @@ def import_log(
     out: str | Path,  # directory of the new store
     tokenizer: Any = None,  # folder, name on the hub, or the tokenizer itself; default: one that lies beside the log
     skip_bad: bool = False,  # leave out what is damaged, and count it
-    reward: str | None = None,  # name of the reward function: gives scores where the log has none; see `ad_distill.rlhf.tasks.REWARDS`
+    reward: str | None = None,  # name of the reward function: gives scores where the log has none; see `REWARDS`
     progress: bool = False,  # show progress bars
 ) -> tuple[Store, dict[str, Any]]:  # the store, and a summary: runs, rollouts, left_out, notes, tokenizer
     "A log as a store, one history a run. `UserError` names the first thing that is wrong; nothing is written then."
-    reader, out, path = make_reader(reader) if isinstance(reader, str) else reader, Path(out), str(path)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())): raise UserError(f"{out} exists already; choose another directory, or delete it")
+    if isinstance(reader, str): reader = make_reader(reader)
+    out, path = Path(out), str(path)
+    _need_free(out)
     score = make_reward(reward) if reward else None
-    if tokenizer is None and Path(path).exists() and (beside := tokenizer_beside(path)): tokenizer = os.path.relpath(beside)
-    if isinstance(tokenizer, (str, Path)): tokenizer = open_tokenizer(tokenizer)
-    work, problems = out.absolute().with_name(out.name + ".importing"), Problems(skip_bad)
+    problems, tokenizer = Problems(skip_bad), _tokenizer_for(path, tokenizer)
+    log = _Import(reader, path, out, problems, tokenizer, reward or "", score, progress)
+    work = out.absolute().with_name(out.name + ".importing")
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     try:
-        runs, prompts = _read_runs(reader, path, work, tokenizer, score, problems, progress)
-        if not runs: raise UserError(f"{path} holds no whole rollout" + (f": {problems.lines[0]}" if problems.lines else ""))
-        _write_store(work / "store", runs, prompts, reader, reward, tokenizer, out, progress)
+        log.read(work)
+        log.write(work / "store")
         if out.exists(): out.rmdir()
         (work / "store").rename(out)
     finally: shutil.rmtree(work, ignore_errors=True)
-    return Store.open(out), _summary(reader, path, runs, problems, tokenizer)
-
-def _write_store(path, runs, prompts, reader, reward, tokenizer, out, progress):
-    spaces = _spaces(runs, tokenizer)
-    task, texts = _task(runs, prompts, tokenizer, reader, reward, out)
-    about = {**task_id(task), "instance": int(task.instances("train")[0])}
-    info = {"task": task_id(task), "source": {"name": reader.name, "params": {}}, "runs": [p.run.name for p, _ in runs], "n_episodes": max(p.n for p, _ in runs)}
-    with StreamedWriter(path, spaces, info) as writer, tqdm(total=sum(p.n for p, _ in runs), unit=" rollouts", unit_scale=True, desc="writing", disable=not progress) as bar:
-        for packed, found in runs:
-            source = {"name": reader.name, "params": {**packed.run.about, "iterations": found}}
-            def pieces():
-                for piece in packed_pieces(packed, spaces, dict(task=about, source=source, seed=packed.run.seed, versions=versions())):
-                    yield piece
-                    bar.update(len(piece))
-            try: writer.put_pieces(pieces(), path.parent / "columns")
-            except UserError as e: raise UserError(f"{packed.run.name}: {e}") from e
-    if tokenizer is not None and not runs[0][0].text: save_tokenizer(tokenizer, path)
-    if texts: (path / "prompts.txt").write_text("\n".join(texts) + "\n", encoding="utf-8")
-
-def _summary(reader, path, runs, problems, tokenizer):
-    return {"reader": reader.name, "log": path, "runs": len(runs), "rollouts": sum(p.n for p, _ in runs), "tokenizer": getattr(tokenizer, "name_or_path", None),
-            "left_out": {"files": problems.files, "rollouts": problems.rollouts, "problems": problems.lines}, "notes": problems.notes}
+    return Store.open(out), log.summary()

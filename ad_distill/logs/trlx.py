@@ -9,14 +9,14 @@ __all__ = ['WHOLE', 'PIECE', 'TrlX']
 
 # %% ../../nbs/logs/02_trlx.ipynb #c23c855d
 import functools, json, math, re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from .core import CutOff, Problems, Reader, Run, log_folders, register_reader
-from ..rlhf.rollouts import Rollout
 from ..registry import UserError
+from ..rlhf.rollouts import Rollout
 
 # %% ../../nbs/logs/02_trlx.ipynb #2675cbc0
 WHOLE = 2 ** 23  # bytes of a file that is parsed at once
@@ -24,15 +24,56 @@ PIECE = 2 ** 22  # bytes of a larger one that are parsed at a time
 
 @functools.cache
 def _loads():
+    "The fastest parser of JSON that is installed."
     try: from orjson import loads
     except ImportError: from json import loads
     return loads
 
+# %% ../../nbs/logs/02_trlx.ipynb #708da6bc
+_GAP = re.compile(r"[\s,]*")  # between two elements
+_UNFINISHED = re.compile(r"[-a-zA-Z]*|(.?\\)?u[0-9a-fA-F]*|.?\\")  # the beginning of a word or an escaped character
+
+def _wrong(text, start):
+    "Whether what begins there is wrong in itself, rather than cut off."
+    rest = text[start:].rstrip()
+    try: json.loads(rest)
+    except ValueError as e: return "Unterminated" not in e.msg and not _UNFINISHED.fullmatch(rest[e.pos:])
+    return False
+
+def _why_no_element(text, start):
+    "Why no element begins there; None: the array ends."
+    if text[start:start + 1] == "]": return None
+    if _wrong(text, start): return f"it is no JSON there: {text[start:start + 40]!r}"
+    return "it ends in the middle"
+
+# %% ../../nbs/logs/02_trlx.ipynb #b3067c2c
 _BETWEEN = re.compile(rb"\}\s*,\s*(?=\{)")  # two elements, unless it is within one or in a text
 _SPACE = b" \t\r\n,"
 
+def _decoded(held):
+    "The whole elements at the beginning of `held`, the bytes they take, and why none follows (None: the array ends)."
+    text, decode = held.decode(errors="surrogateescape"), json.JSONDecoder().raw_decode
+    found, end = [], 0
+    while True:
+        start = _GAP.match(text, end).end()
+        try: element, end = decode(text, start)
+        except ValueError: break
+        found.append(element)
+    used = len(text[:end].encode(errors="surrogateescape"))
+    return found, used, _why_no_element(text, start)
+
+def _parsed(held):
+    "Most elements at the beginning of `held`, and the bytes they take."
+    ends = [m.start() + 1 for m in _BETWEEN.finditer(held)]
+    for end in reversed(ends[-3:]):
+        try: return _loads()(b"[" + held[:end].lstrip(_SPACE) + b"]"), end
+        except ValueError: pass
+    found, used, _ = _decoded(held)  # it may hold NaN, which orjson refuses
+    return found, used
+
+# %% ../../nbs/logs/02_trlx.ipynb #d9e7e1e8
 def _elements(file, begin):
-    "The elements of the JSON array that begins at byte `begin` of a file, as lists, piece by piece; `CutOff` where they go wrong."
+    "The elements of the JSON array that begins at byte `begin` of a file, as lists; `CutOff` where they go wrong."
     held, at = b"", begin  # what is not understood yet, and where that begins
     with open(file, "rb") as f:
         f.seek(begin)
@@ -46,180 +87,184 @@ def _elements(file, begin):
     if found: yield found
     if why: raise CutOff(why, at + used)
 
-def _parsed(held):
-    "Most elements at the beginning of `held`, and the bytes they take."
-    for last in [m.start() + 1 for m in _BETWEEN.finditer(held)][:-4:-1]:
-        try: return _loads()(b"[" + held[:last].lstrip(_SPACE) + b"]"), last
-        except ValueError: pass
-    return _decoded(held)[:2]  # it may hold NaN, which orjson refuses
-
-def _decoded(held):
-    "The whole elements at the beginning of `held`, the bytes they take, and what is wrong after them (None: the array ends)."
-    text, decode, found, i = held.decode(errors="surrogateescape"), json.JSONDecoder().raw_decode, [], 0
-    while True:
-        start = re.compile(r"[\s,]*").match(text, i).end()
-        try: element, i = decode(text, start)
-        except ValueError: break
-        found.append(element)
-    why = None if text[start:start + 1] == "]" else "it ends in the middle" if not _wrong(text, start) else f"it is no JSON there: {text[start:start + 40]!r}"
-    return found, len(text[:i].encode(errors="surrogateescape")), why
-
-def _wrong(text, start):
-    "Whether what begins there is wrong in itself, rather than cut off."
-    try: json.loads(rest := text[start:].rstrip())
-    except ValueError as e: return not ("Unterminated" in e.msg or re.fullmatch(r"[-a-zA-Z]*|.?\\u?[0-9a-fA-F]*", rest[e.pos:]))
-
 # %% ../../nbs/logs/02_trlx.ipynb #8c292773
 def _unpadded_prompt(ids, pad):
-    i = 0
-    for x in ids:
-        if x != pad: return ids[i:]
-        i += 1
+    n = 0
+    for token in ids:
+        if token != pad: return ids[n:]
+        n += 1
     return []
+
+def _without_tail(ids, pad):
+    "How many tokens stand before the pads at the end."
+    n, first = len(ids), ids.index(pad)
+    if ids.count(pad) == n - first: return first
+    while ids[n - 1] == pad: n -= 1
+    return n
 
 def _n_tokens(ids, pad, eos):
     "Tokens of a completion before its padding; at least one, unless nothing is there."
-    n = len(ids)
-    if not n or ids[-1] != pad: return n
-    last = ids.index(pad)
-    if last and ids[last - 1] == eos != pad: return last
-    if ids.count(pad) != n - last:  # not all of them are at the end
-        last = n
-        while ids[last - 1] == pad: last -= 1
-    return last + 1 if last < n and (pad == eos or last == 0) else last
+    if not ids or ids[-1] != pad: return len(ids)
+    first = ids.index(pad)
+    if first and ids[first - 1] == eos != pad: return first  # as most are: the end, then padding
+    n = _without_tail(ids, pad)
+    stays = pad == eos or n == 0  # the first pad is the end, or all that there is
+    return n + 1 if stays else n
+
+# %% ../../nbs/logs/02_trlx.ipynb #ead2ca6d
+def _tokens(r, pad, eos, seq2seq):
+    "Prompt and completion of a rollout without padding, and how many places the completion had with it."
+    prompt, completion = r["query_tensor"], r["response_tensor"]
+    if prompt and prompt[0] == pad: prompt = _unpadded_prompt(prompt, pad)
+    if seq2seq and completion and completion[0] == pad: completion = completion[1:]
+    places, n = len(completion), _n_tokens(completion, pad, eos)
+    return prompt, completion[:n] if n < places else completion, places
 
 # %% ../../nbs/logs/02_trlx.ipynb #1c51babd
 @dataclass(frozen=True)
-class _Form:
-    "What has to be known to read the rollouts of a trlX run."
-    pad: int | None  # token that pads
-    eos: int | None  # token that ends
+class _Settings:
+    "What has to be known of a trlX run to read its rollouts."
+    pad: int | None  # token that pads, where the log does not say
+    eos: int | None  # token that ends, where the log does not say
     seq2seq: bool = False  # completions start with a pad
     scaled: bool = False  # scores were divided by their spread before they became rewards
     clip: float = math.inf  # and cut off at plus and minus this
 
-    def at_end(self, score, reward):
-        "Penalty of a token that was paid the score too."
-        return math.nan if self.scaled or score is None else reward - min(max(score, -self.clip), self.clip)
+    def penalty(self, reward, score):
+        "What is left of the reward of a token that was paid the score too; NaN where that cannot be told."
+        if self.scaled or score is None: return math.nan
+        return reward - min(max(score, -self.clip), self.clip)
 
-def _text_only(r, form, head):
+class _Head(NamedTuple):
+    "What a file of the complete form says of all its rollouts."
+    pad_token_id: int
+    eos_token_id: int
+    kl_coef: float | None = None
+    iteration: int = -1
+    optimizer_step: int = -1
+
+# %% ../../nbs/logs/02_trlx.ipynb #051c2911
+def _text_only(settings, head, r):
     "A rollout of trlX's own export."
-    prompt, completion, pad, eos, ended = r["query_tensor"], r["response_tensor"], form.pad, form.eos, False
-    if form.seq2seq and completion and completion[0] == pad: completion = completion[1:]
-    if completion:
-        last = completion[-1]
-        if last == eos != pad: ended = True
-        elif last == pad:
-            n = completion.index(pad)
-            if n and completion[n - 1] == eos != pad: completion, ended = completion[:n], True  # as nearly all are
-            else:
-                completion = completion[:_n_tokens(completion, pad, eos)]
-                ended = completion[-1] == eos
-    if prompt and prompt[0] == pad: prompt = _unpadded_prompt(prompt, pad)
+    prompt, completion, _ = _tokens(r, settings.pad, settings.eos, settings.seq2seq)
+    ended = bool(completion) and completion[-1] == settings.eos
     return Rollout(None, None, prompt, completion, math.nan, ended)
 
-def _complete(r, form, head):
-    "A rollout of the complete form."
-    pad, eos, kl, iteration, step = head
-    prompt, completion, logprobs, values, rewards, score = r["query_tensor"], r["response_tensor"], r["logprobs"], r["values"], r["rewards"], r["score"]
-    if form.seq2seq and completion and completion[0] == pad: completion = completion[1:]
-    n, given, scores = len(completion), len(logprobs), None
-    if given > n or len(values) != given or len(rewards) != given: raise UserError(_lengths(r, n))
-    if n and completion[-1] == pad:
-        n = _n_tokens(completion, pad, eos)
-        completion = completion[:n]
-        if given < n: raise UserError(_lengths(r, n))
-    elif given < n: raise UserError(_lengths(r, n))
-    if prompt and prompt[0] == pad: prompt = _unpadded_prompt(prompt, pad)
-    if type(score) is list: score, scores, penalties = _token_by_token(score, rewards, n, form)
-    elif given > n: penalties = rewards[:n]
-    else: penalties = [*rewards[:-1], form.at_end(score, rewards[-1])] if n else []
-    if given > n: logprobs, values = logprobs[:n], values[:n]
-    return Rollout(r["prompt"], r["output"], prompt, completion, math.nan if score is None else score, n > 0 and completion[-1] == eos,
-                   logprobs, values, penalties, scores, kl, iteration, step)
+def _penalties(rewards, score, n, settings):
+    "Penalties of n tokens: their rewards, less the score if the last of them was paid it."
+    if len(rewards) > n: return rewards[:n]
+    return [*rewards[:-1], settings.penalty(rewards[-1], score)] if n else []
 
-def _token_by_token(score, rewards, n, form):
-    "Sum, scores and penalties of a completion whose tokens were paid one by one."
+def _token_by_token(rewards, score, n, settings):
+    "Penalties and scores of n tokens that were paid one by one."
     scores = (score + [0.] * n)[:n]
-    penalties = [math.nan if form.scaled else x - min(max(s, -form.clip), form.clip) for x, s in zip(rewards, scores)]
-    return math.fsum(score), scores, penalties
+    return [settings.penalty(x, s) for x, s in zip(rewards, scores)], scores
 
 def _lengths(r, n):
     sizes = ", ".join(f"{k} {len(r[k])}" for k in ("logprobs", "values", "rewards"))
-    return f"its lengths do not fit: {n} tokens without padding, {sizes}; expected as many of each as there are tokens, or up to two more"
+    return (f"its lengths do not fit: {n} tokens without padding, {sizes}; "
+            "expected as many of each as there are tokens, or up to two more")
+
+# %% ../../nbs/logs/02_trlx.ipynb #3411ad59
+def _complete(settings, head, r):
+    "A rollout of the complete form."
+    pad, eos, kl_coef, iteration, optimizer_step = head
+    prompt, completion, places = _tokens(r, pad, eos, settings.seq2seq)
+    logprobs, values, rewards, score, scores = r["logprobs"], r["values"], r["rewards"], r["score"], None
+    n, given = len(completion), len(logprobs)
+    if not n <= given <= places or len(values) != given or len(rewards) != given: raise UserError(_lengths(r, n))
+    if type(score) is list:
+        penalties, scores = _token_by_token(rewards, score, n, settings)
+        score = math.fsum(score)
+    else:
+        penalties = _penalties(rewards, score, n, settings)
+        if score is None: score = math.nan
+    if given > n: logprobs, values = logprobs[:n], values[:n]
+    ended = n > 0 and completion[-1] == eos
+    return Rollout(r["prompt"], r["output"], prompt, completion, score, ended, logprobs, values, penalties, scores,
+                   kl_coef, iteration, optimizer_step)
+
+# %% ../../nbs/logs/02_trlx.ipynb #b0fe0abf
+def _batch_of_rollouts(data):
+    "Head and rollouts of parsed JSON of the complete form, or `CutOff`."
+    if not isinstance(data, dict) or not isinstance(data.get("rollouts"), list):
+        raise CutOff("it holds no rollouts: expected an object with a list of them")
+    missing = [k for k in ("pad_token_id", "eos_token_id") if type(data.get(k)) is not int]
+    if missing: raise CutOff(f"it does not say {' and '.join(missing)}")
+    return _Head(**{k: data[k] for k in _Head._fields if k in data}), data["rollouts"]
+
+def _exported_rollouts(data):
+    "No head and the rollouts of parsed JSON of trlX's own export, or `CutOff`."
+    if isinstance(data, list): return None, data
+    kind = type(data).__name__
+    raise CutOff(f"it holds a {kind}, expected a list of rollouts with query_tensor and response_tensor")
+
+class _Form(NamedTuple):
+    "A form of trlX's logs."
+    files: str  # pattern of their names
+    begin: re.Pattern  # how they begin, up to the first rollout
+    end: bytes  # how they end, after the last one
+    check: Callable  # what was parsed -> (head, rollouts)
+    read: Callable  # (settings, head, what was parsed of a rollout) -> Rollout
+
+_FORMS = {
+    "complete": _Form(
+        r"rollouts-(\d+)\.json", re.compile(rb'"rollouts"\s*:\s*\['), b"]}", _batch_of_rollouts, _complete),
+    "text_only": _Form(
+        r"epoch-(\d+(?:\.\d+)?)\.json", re.compile(rb"^\s*\["), b"]", _exported_rollouts, _text_only),
+}
+
+# %% ../../nbs/logs/02_trlx.ipynb #45d0a977
+def _parsed_whole(file):
+    "What a file holds, None if it cannot be parsed at once."
+    try: return _loads()(file.read_bytes())
+    except ValueError: return None
+
+def _pieces(file, form):
+    "(head, rollouts) of a file, once if it is small; `CutOff` where it goes wrong, also if it is something else."
+    size = file.stat().st_size
+    if not size: raise CutOff("it is empty")
+    whole = _parsed_whole(file) if size <= WHOLE else None
+    if whole is not None:
+        yield form.check(whole)
+        return
+    with open(file, "rb") as f: start = f.read(4096)
+    match = form.begin.search(start)
+    if match is None: raise CutOff("it does not begin as a trlX log does")
+    try: empty = _loads()(start[:match.end()] + form.end)
+    except ValueError as e: raise CutOff(f"its beginning is no JSON: {e}") from None
+    head, _ = form.check(empty)
+    for rows in _elements(file, match.end()): yield head, rows
 
 # %% ../../nbs/logs/02_trlx.ipynb #0dca0916
-_HEAD = ("pad_token_id", "eos_token_id", "kl_coef", "iteration", "optimizer_step")
-_FORMS = {"complete": _complete, "text_only": _text_only}
 _SPOILT = KeyError, TypeError, AttributeError, IndexError
-_BEGIN = {"complete": re.compile(rb'"rollouts"\s*:\s*\['), "text_only": re.compile(rb"^\s*\[")}
+
+def _one_by_one(file, read, rows, first, problems):
+    "The rollouts of a piece of a file some of which are spoilt."
+    for i, r in enumerate(rows, first):
+        try: yield read(r)
+        except UserError as e: why = str(e)
+        except KeyError as e: why = f"it has no {e}"
+        except _SPOILT as e: why = f"it is not what trlX writes ({type(e).__name__}: {e})"
+        else: continue
+        problems.bad(f"{file}: rollout {i}: {why}", rollouts=1)
 
 def _read_file(file, form, settings, problems):
     "The rollouts of one file of trlX's."
-    make, k = _FORMS[form], 0
+    n = 0
     try:
         for head, rows in _pieces(file, form):
-            try: made = [make(r, settings, head) for r in rows]
-            except (UserError, *_SPOILT): made = _one_by_one(file, make, rows, k, settings, head, problems)
-            yield from made
-            k += len(rows)
-    except CutOff as e: problems.bad(f"{file} is cut off or damaged: {e.why} (byte {e.at:,} of {file.stat().st_size:,}), after {k} whole rollouts", files=1, rollouts=1)
+            try: rollouts = [form.read(settings, head, r) for r in rows]
+            except (UserError, *_SPOILT):
+                read = functools.partial(form.read, settings, head)
+                rollouts = _one_by_one(file, read, rows, n, problems)
+            yield from rollouts
+            n += len(rows)
+    except CutOff as e:
+        place = f"byte {e.at:,} of {file.stat().st_size:,}"
+        problems.bad(f"{file} is cut off or damaged: {e.why} ({place}), after {n} whole rollouts", files=1, rollouts=1)
 
-def _one_by_one(file, make, rows, k, settings, head, problems):
-    "The rollouts of a piece of a file some of which are spoilt."
-    for i, r in enumerate(rows, k):
-        try: yield make(r, settings, head)
-        except UserError as e: problems.bad(f"{file}: rollout {i}: {e}", rollouts=1)
-        except _SPOILT as e: problems.bad(f"{file}: rollout {i}: {_missing(e)}", rollouts=1)
-
-def _missing(e): return f"it has no {e}" if isinstance(e, KeyError) else f"it is not what trlX writes ({type(e).__name__}: {e})"
-
-def _pieces(file, form):
-    "(head, rollouts) of a file, once if it is small; `CutOff` where it goes wrong, `UserError` if it is something else."
-    size = file.stat().st_size
-    if not size: raise CutOff("it is empty", 0)
-    if size <= WHOLE:
-        try: d = _loads()(file.read_bytes())
-        except ValueError: d = None  # cut off, perhaps: take it piece by piece
-        if d is not None:
-            yield _known(file, d, form)
-            return
-    with open(file, "rb") as f: begin = f.read(4096)
-    m = _BEGIN[form].search(begin)
-    if m is None: raise CutOff("it does not begin as a trlX log does", 0)
-    if form == "complete":
-        try: head = _known(file, _loads()(begin[:m.end()] + b"]}"), form)[0]
-        except ValueError as e: raise CutOff(f"its beginning is no JSON: {e}", 0) from None
-    else: head = None
-    for rows in _elements(file, m.end()): yield head, rows
-
-def _known(file, d, form):
-    "Head and rollouts of parsed JSON, or `CutOff`."
-    if form == "text_only":
-        if isinstance(d, list): return None, d
-        raise CutOff(f"it holds a {type(d).__name__}, expected a list of rollouts with query_tensor and response_tensor", 0)
-    if not isinstance(d, dict) or not isinstance(d.get("rollouts"), list): raise CutOff("it holds no rollouts: expected an object with a list of them", 0)
-    if missing := [k for k in _HEAD[:2] if type(d.get(k)) is not int]: raise CutOff(f"it does not say {' and '.join(missing)}", 0)
-    return tuple(d.get(k, -1 if k in _HEAD[3:] else None) for k in _HEAD), d["rollouts"]
-
-# %% ../../nbs/logs/02_trlx.ipynb #e9b03367
-@register_reader("trlx")
-@dataclass(frozen=True)
-class TrlX(Reader):
-    "trlX 0.7: the complete form of our recorder, and the text-only form of its own export."
-
-    def runs(self, path: str | Path, tokenizer: Any = None, problems: Problems | None = None) -> Iterator[Run]:
-        problems = problems or Problems()
-        groups = {"complete": r"rollouts-(\d+)\.json", "text_only": r"epoch-(\d+(?:\.\d+)?)\.json"}
-        for folder, form, files in log_folders(path, "trlX", groups, "files rollouts-NNNNN.json (complete form) or epoch-TIME.json (trlX's own), in it or in folders in it"):
-            if form == "file": form = "text_only" if files[0].name.startswith("epoch") else "complete"
-            config = _config(folder, problems)
-            settings = _settings(config, form, tokenizer, folder)
-            if form == "complete" and len(files) > 1: _gaps(folder, files, problems)
-            read = functools.partial(_read_file, form=form, settings=settings, problems=problems)
-            about = {"reader": "trlx", "form": form, "run": folder.name, "config": config}
-            yield Run(folder.name, about, files, read, _seed(config))
-
+# %% ../../nbs/logs/02_trlx.ipynb #c597cc16
 def _config(folder, problems):
     "config.json of a run; empty where there is none."
     file = folder / "config.json"
@@ -228,25 +273,64 @@ def _config(folder, problems):
     except ValueError as e: config = problems.bad(f"{file} is damaged: {e}", files=1)
     return config if isinstance(config, dict) else {}
 
-def _section(config, name): return config.get(name) if isinstance(config.get(name), dict) else {}
+def _section(config, name):
+    section = config.get(name)
+    return section if isinstance(section, dict) else {}
 
 def _seed(config):
     seed = _section(config, "train").get("seed")
     return seed if type(seed) is int else 0
 
-def _settings(config, form, tokenizer, folder):
-    method, model = _section(config, "method"), _section(config, "model")
-    pad = eos = None
-    if form == "text_only":
-        if tokenizer is None: raise UserError(f"{folder}: this form of log does not say which token is padding; name the model's tokenizer with --tokenizer PATH")
-        pad, eos = tokenizer.pad_token_id, tokenizer.eos_token_id
-        if pad is None: pad = eos  # as trlX does
-        if eos is None: raise UserError(f"{folder}: the tokenizer {tokenizer.name_or_path} has neither a padding nor an end token; which one does the log use?")
-    clip = method.get("cliprange_reward")
-    return _Form(pad, eos, model.get("model_arch_type") == "seq2seq", method.get("scale_reward") not in (None, "ignored"), clip if isinstance(clip, (int, float)) and clip else math.inf)
+def _pad_and_eos(tokenizer, folder):
+    "The tokens that pad and end, of the form of log that does not say."
+    if tokenizer is None:
+        raise UserError(f"{folder}: this form of log does not say which token is padding; "
+                        "name the model's tokenizer with --tokenizer PATH")
+    pad, eos = tokenizer.pad_token_id, tokenizer.eos_token_id
+    if eos is None:
+        raise UserError(f"{folder}: the tokenizer {tokenizer.name_or_path} has neither a padding nor an end token; "
+                        "which one does the log use?")
+    return eos if pad is None else pad, eos  # as trlX does
 
-def _gaps(folder, files, problems):
+# %% ../../nbs/logs/02_trlx.ipynb #a0c21e34
+def _settings(config, pad, eos):
+    method, model = _section(config, "method"), _section(config, "model")
+    clip = method.get("cliprange_reward")
+    return _Settings(
+        pad, eos,
+        seq2seq=model.get("model_arch_type") == "seq2seq",
+        scaled=method.get("scale_reward") not in (None, "ignored"),
+        clip=clip if isinstance(clip, (int, float)) and clip else math.inf)
+
+def _say_gaps(folder, files, problems):
     "Say so when numbers are missing between files."
     numbers = [int(re.search(r"\d+", p.name)[0]) for p in files]
-    if missing := sorted(set(range(numbers[0], numbers[-1])) - set(numbers)):
-        problems.note(f"{folder}: {len(missing)} file{'s are' if len(missing) > 1 else ' is'} missing between the first and the last, rollouts-{missing[0]:05}.json first")
+    missing = sorted(set(range(numbers[0], numbers[-1])) - set(numbers))
+    if not missing: return
+    how_many = "1 file is" if len(missing) == 1 else f"{len(missing)} files are"
+    problems.note(f"{folder}: {how_many} missing between the first and the last, rollouts-{missing[0]:05}.json first")
+
+# %% ../../nbs/logs/02_trlx.ipynb #e9b03367
+_EXPECTED = "files rollouts-NNNNN.json (complete form) or epoch-TIME.json (trlX's own), in it or in folders in it"
+
+def _run(folder, name, files, tokenizer, problems):
+    "The run in a folder, whose files are of the form called so."
+    config, pad, eos = _config(folder, problems), None, None
+    if name == "text_only": pad, eos = _pad_and_eos(tokenizer, folder)
+    elif len(files) > 1: _say_gaps(folder, files, problems)
+    settings = _settings(config, pad, eos)
+    read = functools.partial(_read_file, form=_FORMS[name], settings=settings, problems=problems)
+    about = {"reader": "trlx", "form": name, "run": folder.name, "config": config}
+    return Run(folder.name, about, files, read, _seed(config))
+
+@register_reader("trlx")
+@dataclass(frozen=True)
+class TrlX(Reader):
+    "trlX 0.7: the complete form of our recorder, and the text-only form of its own export."
+
+    def runs(self, path: str | Path, tokenizer: Any = None, problems: Problems | None = None) -> Iterator[Run]:
+        problems = problems or Problems()
+        patterns = {name: form.files for name, form in _FORMS.items()}
+        for folder, name, files in log_folders(path, "trlX", patterns, _EXPECTED):
+            if name == "file": name = "text_only" if files[0].name.startswith("epoch") else "complete"
+            yield _run(folder, name, files, tokenizer, problems)

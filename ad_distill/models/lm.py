@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, PreTrainedTokenizerFast
 
@@ -33,20 +34,27 @@ class LMSettings:
     max_tokens: int = 2048  # positions of the model
     max_action_tokens: int = 128  # tokens of an action that is written freely (text, real numbers); a longer one is cut
     slide: int = 1  # episodes that are dropped at once when the context is full
-    sort: bool = False  # keep the episodes of the context in the order of their returns, the best last; when it is full the worst goes
+    sort: bool = False  # keep the episodes of the context in the order of their returns, best last; the worst goes
     ask: float = 1.0  # where the reward stands before the action: the one that is asked for
-    field_weights: dict[str, float] = field(default_factory=dict)  # weights of fields' tokens in the loss; 1 for those that are not named
+    field_weights: dict[str, float] = field(default_factory=dict)  # of fields' tokens in the loss; 1 if not named
     about: dict[str, Any] = field(default_factory=dict)  # where it comes from: task, store, windows
 
     def __post_init__(self):
-        if self.episodes < 1 or self.max_tokens < 1: raise UserError(f"episodes and max_tokens must be at least 1, not {self.episodes} and {self.max_tokens}")
-        if self.max_action_tokens < 1: raise UserError(f"max_action_tokens must be at least 1, not {self.max_action_tokens}")
-        if not 1 <= self.slide <= self.episodes: raise UserError(f"slide must be from 1 to the {self.episodes} episodes of the context, not {self.slide}")
-        weights = {**dict.fromkeys(FIELDS, 1.), **self.field_weights}
-        if set(weights) != set(FIELDS) or min(weights.values()) < 0 or weights["action"] == 0:
-            raise UserError(f"field_weights are of {', '.join(FIELDS)}, none below 0 and the action's above; not {self.field_weights}")
-        object.__setattr__(self, "field_weights", weights)
+        if self.episodes < 1 or self.max_tokens < 1:
+            raise UserError(f"episodes and max_tokens must be at least 1, not {self.episodes} and {self.max_tokens}")
+        if self.max_action_tokens < 1:
+            raise UserError(f"max_action_tokens must be at least 1, not {self.max_action_tokens}")
+        if not 1 <= self.slide <= self.episodes:
+            raise UserError(f"slide must be from 1 to the {self.episodes} episodes of the context, not {self.slide}")
+        object.__setattr__(self, "field_weights", _all_weights(self.field_weights))
 
+def _all_weights(given):
+    "A weight for every field."
+    weights = {**dict.fromkeys(FIELDS, 1.), **given}
+    if set(weights) == set(FIELDS) and min(weights.values()) >= 0 and weights["action"] > 0: return weights
+    raise UserError(f"field_weights are of {', '.join(FIELDS)}, none below 0 and the action's above; not {given}")
+
+# %% ../../nbs/30_models_lm.ipynb #5209a703
 def small_lm(
     tokenizer: PreTrainedTokenizerFast,  # decides the vocabulary
     width: int = 64,  # hidden size
@@ -56,8 +64,10 @@ def small_lm(
 ) -> PreTrainedModel:
     "A small Llama with fresh weights (Touvron et al. 2023): rotary positions, tied embeddings."
     if width % heads: raise UserError(f"width {width} must be a multiple of heads {heads}")
-    config = LlamaConfig(vocab_size=len(tokenizer), hidden_size=width, intermediate_size=3 * width, num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=heads,
-                         max_position_embeddings=max_tokens, tie_word_embeddings=True, initializer_range=0.05, pad_token_id=tokenizer.pad_token_id, bos_token_id=None, eos_token_id=None)
+    config = LlamaConfig(vocab_size=len(tokenizer), hidden_size=width, intermediate_size=3 * width,
+                         num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=heads,
+                         max_position_embeddings=max_tokens, tie_word_embeddings=True, initializer_range=0.05,
+                         pad_token_id=tokenizer.pad_token_id, bos_token_id=None, eos_token_id=None)
     return AutoModelForCausalLM.from_config(config)
 
 def pretrained_lm(
@@ -67,15 +77,20 @@ def pretrained_lm(
     "Any pretrained causal language model. Raises `UserError` when there is none under that path or name."
     check_folder(base, "causal language model")
     try: lm = AutoModelForCausalLM.from_pretrained(base)
-    except (OSError, ValueError) as e: raise UserError(f"no causal language model in {base}: {str(e).splitlines()[0]}") from e
-    if not lora: return lm
+    except (OSError, ValueError) as e:
+        raise UserError(f"no causal language model in {base}: {str(e).splitlines()[0]}") from e
+    return _with_lora(lm, lora) if lora else lm
+
+def _with_lora(lm, rank):
     try: from peft import LoraConfig, get_peft_model
     except ImportError as e: raise UserError("LoRA needs peft: pip install 'ad_distill[lora]'") from e
-    return get_peft_model(lm, LoraConfig(r=lora, lora_alpha=2 * lora, target_modules="all-linear", task_type="CAUSAL_LM"))
+    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
+    return get_peft_model(lm, config)
 
+# %% ../../nbs/30_models_lm.ipynb #26979c48
 class LMModel(nn.Module):
     "A causal language model together with its serializer and tokenizer."
-    _keys_to_ignore_on_save = None  # a Trainer asks for it when a checkpoint lacks tied weights, which come with those that they are tied to
+    _keys_to_ignore_on_save = None  # a Trainer asks for it when a checkpoint lacks weights that are tied to others
     def __init__(self,
         lm: PreTrainedModel,  # any causal language model
         serializer: Serializer,  # writes trajectories as text
@@ -85,50 +100,82 @@ class LMModel(nn.Module):
         super().__init__()
         self.lm, self.serializer, self.tokenizer, self.settings = lm, serializer, tokenizer, settings
         self.stream = TokenStream(serializer, tokenizer)
-        rows = lm.get_input_embeddings().weight.shape[0]
-        if self.stream.size > rows: raise UserError(f"the tokenizer has {self.stream.size} tokens, the model embeddings for {rows}; take the tokenizer that belongs to the model")
-        positions = getattr(lm.config, "max_position_embeddings", None) or settings.max_tokens
-        if settings.max_tokens > positions: raise UserError(f"max_tokens {settings.max_tokens} is more than the {positions} positions that the model has")
-        self.register_buffer("field_weight", torch.tensor([settings.field_weights[f] for f in FIELDS]), persistent=False)
+        self._check_sizes()
+        weights = torch.tensor([settings.field_weights[f] for f in FIELDS])
+        self.register_buffer("field_weight", weights, persistent=False)
 
     @property
     def device(self) -> torch.device: return self.field_weight.device
 
-    def forward(self,
-        input_ids: Tensor,  # (b, l) tokens of windows
-        attention_mask: Tensor,  # (b, l) 0 for padding
-        labels: Tensor,  # (b, l) the same tokens, -100 for padding
-        field: Tensor,  # (b, l) index into `FIELDS` of each token
-    ) -> dict[str, Tensor]:  # "loss", and "loss_state", "loss_action", ... in nats a token, NaN for a field that does not occur
-        "Mean negative log likelihood of the next token, weighted by field."
-        at_end = bool((attention_mask[:, 1:] <= attention_mask[:, :-1]).all())  # then no token looks at padding, and the faster attention without a mask is the same
-        logits = self.lm(input_ids=input_ids, attention_mask=None if at_end else attention_mask).logits[:, :-1]
-        target, field = labels[:, 1:], field[:, 1:]
-        nll = F.cross_entropy(logits.float().flatten(0, 1), target.flatten(), ignore_index=-100, reduction="none")
-        there, field = (target != -100).flatten(), field.flatten()
-        weight = self.field_weight[field] * there
-        sums = torch.zeros(len(FIELDS), device=nll.device).index_add(0, field, (nll * there).detach())
-        counts = torch.zeros(len(FIELDS), device=nll.device).index_add(0, field, there.float())
-        return {"loss": (nll * weight).sum() / weight.sum(), **{f"loss_{k}": v for k, v in zip(FIELDS, sums / counts)}}
+    def _check_sizes(self):
+        rows, most = self.lm.get_input_embeddings().weight.shape[0], self.settings.max_tokens
+        if self.stream.size > rows:
+            raise UserError(f"the tokenizer has {self.stream.size} tokens, the model embeddings for {rows}; take the "
+                            "tokenizer that belongs to the model")
+        positions = getattr(self.lm.config, "max_position_embeddings", None) or most
+        if most > positions:
+            raise UserError(f"max_tokens {most} is more than the {positions} positions that the model has")
 
-    def save(self,
-        path: str | Path,  # directory, made if needed
-    ) -> None:
-        "Write a plain Hugging Face folder: model and tokenizer, and `ad_distill.json` beside them."
-        if hasattr(self.lm, "merge_and_unload"): self.lm = self.lm.merge_and_unload()  # LoRA: what is saved is a plain model
-        self.lm.save_pretrained(path)
-        self.tokenizer.save_pretrained(path)
-        (Path(path) / "ad_distill.json").write_text(json.dumps({"format": FORMAT, "version": VERSION, "serializer": self.serializer.to_json(), "settings": asdict(self.settings)}, indent=2))
+# %% ../../nbs/30_models_lm.ipynb #ac0c6cf3
+@patch
+def forward(self: LMModel,
+    input_ids: Tensor,  # (b, l) tokens of windows
+    attention_mask: Tensor,  # (b, l) 0 for padding
+    labels: Tensor,  # (b, l) the same tokens, -100 for padding
+    field: Tensor,  # (b, l) index into `FIELDS` of each token
+) -> dict[str, Tensor]:  # "loss", and "loss_state", "loss_action", ... in nats a token, NaN for an absent field
+    "Mean negative log likelihood of the next token, weighted by field."
+    mask = None if _pads_at_end(attention_mask) else attention_mask
+    logits = self.lm(input_ids=input_ids, attention_mask=mask).logits[:, :-1]  # (b, l - 1, vocabulary)
+    target, field = labels[:, 1:].flatten(), field[:, 1:].flatten()  # (b * (l - 1),)
+    nll = F.cross_entropy(logits.float().flatten(0, 1), target, ignore_index=-100, reduction="none")
+    there = target != -100
+    weight = self.field_weight[field] * there
+    losses = {f"loss_{k}": v for k, v in zip(FIELDS, _mean_by_field(nll.detach(), field, there))}
+    return {"loss": (nll * weight).sum() / weight.sum(), **losses}
 
-    @classmethod
-    def load(cls,
-        path: str | Path,  # directory written by `save`
-        device: str = "cpu",  # where to put it
-    ) -> "LMModel":
-        "Read a model back. Raises `UserError` when the folder holds none of ours."
-        try: d = json.loads((Path(path) / "ad_distill.json").read_text())
-        except OSError as e: raise UserError(f"no language model in {path}: {e.strerror} (ad_distill.json); expected a directory made by `ad_distill train --model lm`") from e
-        except ValueError as e: raise UserError(f"{Path(path) / 'ad_distill.json'} is damaged: {e}") from e
-        if (d.get("format"), d.get("version")) != (FORMAT, VERSION): raise UserError(f"{path}/ad_distill.json says {d.get('format')!r}, version {d.get('version')!r}; expected {FORMAT!r}, version {VERSION}")
-        lm = AutoModelForCausalLM.from_pretrained(path)
-        return cls(lm, serializer_from_json(d["serializer"]), load_tokenizer(path), LMSettings(**d["settings"])).to(device).eval()
+def _pads_at_end(attention_mask):
+    "Then no token looks at padding, and the faster attention without a mask is the same."
+    return bool((attention_mask[:, 1:] <= attention_mask[:, :-1]).all())
+
+def _mean_by_field(nll, field, there):
+    "(fields,) mean loss over the tokens of each; NaN where there are none."
+    sums, counts = nll.new_zeros(2, len(FIELDS))
+    return sums.index_add(0, field, nll * there) / counts.index_add(0, field, there.to(nll.dtype))
+
+# %% ../../nbs/30_models_lm.ipynb #c0f0a975
+@patch
+def save(self: LMModel,
+    path: str | Path,  # directory, made if needed
+) -> None:
+    "Write a plain Hugging Face folder: model and tokenizer, and `ad_distill.json` beside them."
+    if hasattr(self.lm, "merge_and_unload"): self.lm = self.lm.merge_and_unload()  # LoRA: saved as a plain model
+    self.lm.save_pretrained(path)
+    self.tokenizer.save_pretrained(path)
+    about = {"format": FORMAT, "version": VERSION, "serializer": self.serializer.to_json(),
+             "settings": asdict(self.settings)}
+    (Path(path) / "ad_distill.json").write_text(json.dumps(about, indent=2))
+
+def _read_about(path):
+    "What `ad_distill.json` in a model directory says."
+    file = Path(path) / "ad_distill.json"
+    try: d = json.loads(file.read_text())
+    except OSError as e:
+        raise UserError(f"no language model in {path}: {e.strerror} (ad_distill.json); expected a directory made by "
+                        "`ad_distill train --model lm`") from e
+    except ValueError as e: raise UserError(f"{file} is damaged: {e}") from e
+    found, version = d.get("format"), d.get("version")
+    if (found, version) == (FORMAT, VERSION): return d
+    raise UserError(f"{path}/ad_distill.json says {found!r}, version {version!r}; expected {FORMAT!r}, version "
+                    f"{VERSION}")
+
+@patch(cls_method=True)
+def load(cls: LMModel,
+    path: str | Path,  # directory written by `save`
+    device: str = "cpu",  # where to put it
+) -> LMModel:
+    "Read a model back. Raises `UserError` when the folder holds none of ours."
+    about = _read_about(path)
+    lm = AutoModelForCausalLM.from_pretrained(path)
+    serializer, settings = serializer_from_json(about["serializer"]), LMSettings(**about["settings"])
+    return cls(lm, serializer, load_tokenizer(path), settings).to(device).eval()
