@@ -144,8 +144,8 @@ class Browser:
         return self.call("Runtime.evaluate", expression=code, returnByValue=True, awaitPromise=True)["result"].get("value")
 
     def open(self, url):
-        """Load a page; the complaints of the browser about it. It looks for /favicon.ico by itself where a page names no icon: that there is none
-        is no fault of the page. An icon that a page does name and that is not there is a dead link of the first part."""
+        """Load a page; the complaints of the browser about it. It looks for /favicon.ico by itself where a page names no
+        icon: that there is none is no fault of the page. One that a page does name is a link, which the first part checks."""
         self.events.clear()
         self.call("Page.navigate", url=url)
         while not any(e.get("method") == "Page.loadEventFired" for e in self.events): self.events.append(self._read())

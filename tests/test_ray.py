@@ -80,7 +80,8 @@ def test_no_cluster_there(tmp_path):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]  # bound, but nobody listens
         for address, says in ((f"127.0.0.1:{port}", "nothing answers"), ("nonsense", "expected HOST:PORT")):
-            res = run(SCRIPT, *[a.format("x") for a in ARGS], "--ray", address, cwd=tmp_path, check=False, timeout=240)  # Ray's own try would take five minutes
+            # Ray's own try would take five minutes
+            res = run(SCRIPT, *[a.format("x") for a in ARGS], "--ray", address, cwd=tmp_path, check=False, timeout=240)
             assert res.returncode == 2 and res.stderr.startswith("ad_distill: --ray") and res.stderr.count("\n") == 1 and says in res.stderr, res.stderr
     assert not (tmp_path / "x").exists()
 

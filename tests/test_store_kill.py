@@ -75,7 +75,8 @@ def test_kill(unbroken, tmp_path, trial):
     while True:
         receive, send = os.pipe()
         still = rng.randrange(N) if kills == 0 else None  # the first one waits there: it cannot end before it is killed
-        pid = in_child(lambda: write(path, spaces, rng.random(), lambda i: (os.write(send, bytes([i])), i == still and signal.pause())))
+        said = lambda i: (os.write(send, bytes([i])), i == still and signal.pause())
+        pid = in_child(lambda: write(path, spaces, rng.random(), said))
         os.close(send)
         time.sleep(rng.random() * .008 * (1 + kills / 10))
         os.kill(pid, signal.SIGKILL)
@@ -150,7 +151,8 @@ def test_power_cut(unbroken, tmp_path):
 
 def test_a_reader_of_a_growing_store(unbroken, tmp_path):
     path, spaces, seen, (wait, go) = tmp_path / "s", spaces_of(unbroken), set(), os.pipe()
-    pid = in_child(lambda: write(path, spaces, said=lambda i: i % 4 or os.read(wait, 1)))  # goes on after every read that found more
+    # it goes on after every read that found more
+    pid = in_child(lambda: write(path, spaces, said=lambda i: i % 4 or os.read(wait, 1)))
     while os.waitpid(pid, os.WNOHANG) == (0, 0):
         if (path / "store.json").exists():
             store = Store.open(path)

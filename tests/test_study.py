@@ -37,7 +37,7 @@ def without_clock(record):
 
 
 def with_clock(record):
-    "As if every cell had taken the same time, but `json` a tenth more: the machine's own clock depends on what else runs."
+    "As if every cell had taken the same time, `json` a tenth more: the machine's own clock depends on what else runs."
     whole = 1.1 if record["cell"]["serializer"].startswith("json") else 1.
     points = [{**p, "cpu_seconds": share * whole} for share, p in zip(POINTS, record["points"], strict=True)]
     return {**record, "points": points}
