@@ -12,8 +12,8 @@ if TYPE_CHECKING:  # what editors and type checkers see
     from .data.store import Store
     from .evaluation.play import evaluate, play
     from .evaluation.statistics import summarize
-    from .language.forms import make_serializer
-    from .language.layout import ParseError, Serializer
+    from .language.codecs import ParseError
+    from .language.serializer import Serializer, make_serializer
     from .logs.core import Reader
     from .logs.importing import import_log
     from .models.lm import LMModel
@@ -28,8 +28,8 @@ if TYPE_CHECKING:  # what editors and type checkers see
 _HOME = {  # module -> the names that it gives to the front door
     "registry": ("UserError",),
     "trajectory": ("History", "Spaces", "Trajectory", "Transition"),
-    "language.layout": ("ParseError", "Serializer"),
-    "language.forms": ("make_serializer",),
+    "language.codecs": ("ParseError",),
+    "language.serializer": ("Serializer", "make_serializer"),
     "data.store": ("Store",),
     "data.dataset": ("TrajectoryDataset", "Windows"),
     "tasks.core": ("Agent", "Task", "make_task"),

@@ -25,6 +25,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome")
+SILENCE = 120  # seconds without a word from the browser, after which it counts as hung
 SCREENS = {"wide": (1360, 900, "light"), "phone": (390, 844, "dark")}
 
 
@@ -116,8 +117,9 @@ class Browser:
         self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"): self.call(f"{domain}.enable")
 
-    def _read(self, until):
+    def _read(self):
         "The next message."
+        until = time.monotonic() + SILENCE
         while b"\0" not in self.buffer:
             if not select.select([self.inn], [], [], max(0, until - time.monotonic()))[0]: raise TimeoutError
             if not (got := os.read(self.inn, 1 << 16)): raise RuntimeError("the browser ended")
@@ -130,9 +132,8 @@ class Browser:
         self.n += 1
         message = {"id": self.n, "method": method, "params": params, **({"sessionId": self.session} if hasattr(self, "session") else {})}
         os.write(self.out, json.dumps(message).encode() + b"\0")
-        until = time.monotonic() + 60
         while True:
-            got = self._read(until)
+            got = self._read()
             if got.get("id") == self.n:
                 if "error" in got: raise RuntimeError(f"{method}: {got['error']['message']}")
                 return got["result"]
@@ -143,15 +144,16 @@ class Browser:
         return self.call("Runtime.evaluate", expression=code, returnByValue=True, awaitPromise=True)["result"].get("value")
 
     def open(self, url):
-        "Load a page; the complaints of the browser about it."
+        """Load a page; the complaints of the browser about it. It looks for /favicon.ico by itself where a page names no
+        icon: that there is none is no fault of the page. One that a page does name is a link, which the first part checks."""
         self.events.clear()
         self.call("Page.navigate", url=url)
-        until = time.monotonic() + 60
-        while not any(e.get("method") == "Page.loadEventFired" for e in self.events): self.events.append(self._read(until))
+        while not any(e.get("method") == "Page.loadEventFired" for e in self.events): self.events.append(self._read())
         self.script("Promise.all([...document.images].map(i => { i.loading = 'eager'; return i.decode().catch(() => 0); })).then(() => 1)")
         found = []
         for e in self.events:
             p = e.get("params", {})
+            if e["method"] == "Log.entryAdded" and urlsplit(p["entry"].get("url", "")).path == "/favicon.ico": continue
             if e["method"] == "Runtime.exceptionThrown": found.append("error: " + p["exceptionDetails"].get("exception", {}).get("description", p["exceptionDetails"]["text"]).split("\n")[0])
             if e["method"] == "Runtime.consoleAPICalled" and p["type"] in ("error", "assert"): found.append("console: " + " ".join(str(a.get("value", "")) for a in p["args"]))
             if e["method"] == "Log.entryAdded" and p["entry"]["level"] == "error": found.append(f"console: {p['entry']['text']} {p['entry'].get('url', '')}".strip())

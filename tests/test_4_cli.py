@@ -428,7 +428,16 @@ def test_gpu_out_of_memory():
 # stopped in the middle
 
 N = 200
-DRIVER = "import sys, ad_distill.sources.core as s; from ad_distill.cli.main import main\ns.WIDTH = 4\nif __name__ == '__main__': main(sys.argv[1:])\n"
+DRIVER = """
+import os, sys, time, ad_distill.sources.core as s
+from ad_distill.cli.main import main
+s.WIDTH, put, wait_at = 4, s.StoreWriter.put, int(os.environ.get("WAIT_AT", 1 << 30))
+def put_and_wait(self, i, history):
+    put(self, i, history)
+    while len(self) >= wait_at: time.sleep(.1)
+s.StoreWriter.put = put_and_wait
+if __name__ == '__main__': main(sys.argv[1:])
+"""
 
 
 class Many:
@@ -438,15 +447,16 @@ class Many:
         self.program.write_text(DRIVER)
         self.args = f"{self.program} generate dark_room --source q_learning --histories {N} --episodes 20 --seed 1 --out store --workers {workers}".split()
 
-    def start(self, limit=None):
+    def start(self, limit=None, wait_at=1 << 30):
+        "`wait_at`: when so many histories are there, wait for a kill, however slow the one who kills is."
         def limited():
             hear_ctrl_c()
             if limit is not None: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
         return subprocess.Popen([sys.executable, *self.args], cwd=self.path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                                start_new_session=True, preexec_fn=limited)
+                                start_new_session=True, preexec_fn=limited, env={**os.environ, "WAIT_AT": str(wait_at)})
 
     def finish(self):
-        out, err = (p := self.start()).communicate(timeout=120)
+        out, err = (p := self.start()).communicate(timeout=300)
         assert p.returncode == 0, out + err
         return files(self.store)
 
@@ -466,13 +476,13 @@ def test_kill(workers, unbroken, tmp_path):
     from ad_distill.data.store import Store
     many, rng, had = Many(tmp_path, workers), random.Random(workers), 0
     for kill in range(7):  # while it starts, and then wherever it has got to when so many histories are there: by progress, as no clock tells how fast a machine is
-        p = many.start()
+        p = many.start(wait_at=N - 10)
         if kill < 2: time.sleep(rng.uniform(0, .3))
         else: many.wait_for(p, min(had + rng.randint(1, 25), N - 50))
         time.sleep(rng.uniform(0, .01))
         assert p.poll() is None, "it ended before it could be killed"
         os.killpg(p.pid, signal.SIGKILL) if kill % 3 else p.kill()
-        try: p.communicate(timeout=30)  # workers hold its pipes open: they have to end as well
+        try: p.communicate(timeout=120)  # workers hold its pipes open: they have to end as well
         except subprocess.TimeoutExpired:
             os.killpg(p.pid, signal.SIGKILL)
             pytest.fail("worker processes live on after their parent was killed", False)
@@ -490,7 +500,7 @@ def test_full_disk(workers, limit, unbroken, tmp_path):
     from ad_distill.data.store import Store
     many = Many(tmp_path, workers)
     p = many.start(limit)
-    out, err = p.communicate(timeout=120)
+    out, err = p.communicate(timeout=300)
     assert p.returncode == 1 and not out, (p.returncode, out, err)
     assert len(err.splitlines()) == 1 and err.startswith("ad_distill: ") and "no room left" in err and "same command again" in err
     if limit > 30_000:
@@ -503,10 +513,10 @@ def test_full_disk(workers, limit, unbroken, tmp_path):
 @pytest.mark.parametrize("workers", [1, 2])
 def test_interrupt(workers, unbroken, tmp_path):
     many = Many(tmp_path, workers)
-    p = many.start()
+    p = many.start(wait_at=N - 10)
     many.wait_for(p, 1)
     os.killpg(p.pid, signal.SIGINT)  # as Ctrl-C does
-    out, err = p.communicate(timeout=60)
+    out, err = p.communicate(timeout=300)
     assert p.returncode == 130 and "Traceback" not in err, err
     assert err.splitlines()[-1].startswith("ad_distill: interrupted") and "same command again goes on" in err
     assert many.finish() == unbroken
@@ -566,7 +576,7 @@ def test_run_interrupted(notebooks):
     p = subprocess.Popen([SCRIPT, "run", "slow.ipynb"], cwd=notebooks, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=hear_ctrl_c)
     assert p.stdout.readline() == "begun\n"
     os.killpg(p.pid, signal.SIGINT)
-    out, err = p.communicate(timeout=60)
+    out, err = p.communicate(timeout=300)
     assert p.returncode == 130 and err.startswith("ad_distill: interrupted") and len(err.splitlines()) == 1, err
     assert "begun" in (notebooks / "runs/slow.ipynb").read_text()
 

@@ -46,7 +46,8 @@ def test_a_model_that_was_not_taught_rewards_is_not_asked_for_them(sort):
     streams = [3, 5]
     without, taught = (talk(LMAgent(writer("grid", field_weights={"reward": w}, sort=sort), streams), "grid", streams) for w in (0., 1.))
     assert np.isnan(without[-1]).all() and not np.isnan(taught[-1]).all()
-    assert np.array_equal(without[1], taught[1]) and np.array_equal(without[2], taught[2])
+    assert np.array_equal(without[1], taught[1])
+    assert np.allclose(without[2], taught[2], rtol=0, atol=1e-4)  # read in other pieces: the last digits may differ
 
 
 @pytest.mark.parametrize("kind, name", [("text", "plain"), ("text", "coords words=the"), ("box", "plain"), ("box", "bins bins=15"), ("grid", "compact"), ("grid", "plain"), ("many", "json")])

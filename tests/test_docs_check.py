@@ -28,6 +28,8 @@ def test_a_good_site_has_no_fault(tmp_path):
     ('<a href="gone.html">x</a>', "A", "dead link: gone.html"), ('<a href="https://here.org/gone.html">x</a>', "A", "dead link: https://here.org/gone.html"),
     ('<a href="index.html#gone">x</a>', "A", "no such anchor: index.html#gone"), ('<a href="#gone">x</a>', "A", "no such anchor: #gone"),
     ('<img src="p.svg">', "A", "without alt text: p.svg"), ('<img src="p.svg" alt=" ">', "A", "without alt text"), ('<img src="gone.png" alt="x">', "A", "dead link: gone.png"),
+    ('<link rel="icon" href="/favicon.ico">', "A", "dead link: /favicon.ico"),
+    ('<link rel="icon" href="gone.ico">', "A", "dead link: gone.ico"),
     ('<b id="part">x</b>', "A", "two elements with the id 'part'"), ("<h1>again</h1>", "A", "2 headings of the first level"), ("x", " ", "no title")])
 def test_faults_in_files(tmp_path, text, title, found):
     assert any(found in line for line in docs_check.static(site(tmp_path, text, title=title), "https://here.org"))
