@@ -7,7 +7,7 @@ import torch
 from harness import compare
 
 import ad_distill.tasks.rooms  # noqa: F401 (registers the tasks)
-from ad_distill.data.dataset import TrajectoryDataset, Windows
+from ad_distill.data.dataset import Strided, TrajectoryDataset, Windows
 from ad_distill.sources.core import generate, make_source
 from ad_distill.tasks.core import make_task
 
@@ -32,11 +32,10 @@ def _measure(quick, read, what):
     task, batch = make_task("dark_room"), 64
     with tempfile.TemporaryDirectory() as where:
         store = generate(task, make_source("q_learning"), Path(where) / "store", histories, episodes)
-        records, windows = _raw(store, Path(where) / "raw"), Windows(episodes=10, stride=25)
+        records, windows = _raw(store, Path(where) / "raw"), Windows(10, Strided(25))
         dataset = TrajectoryDataset(store, windows=windows, n=batch * batches)
         indices = np.arange(batch * batches).reshape(batches, batch)
-        history, first = dataset.chosen[indices].transpose(2, 0, 1)[..., None, None]
-        episode = history * episodes + first + np.arange(windows.episodes)[:, None] * windows.stride
+        episode = (dataset.history[:, None] * episodes + dataset.episode)[indices, :, None]
         rows = (episode * task.horizon + np.arange(task.horizon)).reshape(batches, batch, -1)  # made beforehand for them, each time by us
 
         def ours():

@@ -420,8 +420,8 @@ def test_not_enough_memory(tmp_path):
 def test_gpu_out_of_memory():
     import torch
 
-    from ad_distill.cli.console import _failure
-    failure = _failure(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.\nMore about it."))
+    from ad_distill.cli.console import failure_of
+    failure = failure_of(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.\nMore about it."))
     assert failure.exit_code == 1 and failure.format_message().startswith("CUDA out of memory. Tried to allocate 9 GiB. (take fewer") and "\n" not in failure.format_message()
 
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 # ---- All that this file takes from the library's inside; adapt it here where things move ------------------------
-from ad_distill.data.dataset import TrajectoryDataset, Windows
+from ad_distill.data.dataset import TrajectoryDataset, windows_of
 from ad_distill.models.loading import load_model
 from ad_distill.data.store import Store
 
@@ -28,7 +28,7 @@ def batch_of(store, settings, n, seed, model=None):
     "The first `n` windows, as tensors; `settings` are those in an old settings.json. A language model: of its text."
     text = model is not None and hasattr(model, "serializer")
     reads = dict(format="language", serializer=model.serializer, tokenizer=model.tokenizer) if text else {}
-    found = TrajectoryDataset(store, windows=Windows(**settings), n=n, seed=seed, **reads)
+    found = TrajectoryDataset(store, windows=windows_of(**settings), n=n, seed=seed, **reads)
     return found.__getitems__(list(range(n))).batch
 
 

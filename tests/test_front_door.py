@@ -13,7 +13,8 @@ from ad_distill import *
 task = make_task("dark_room", size=5)
 store = generate(task, make_source("q_learning"), "room", n_histories=4, n_episodes=40)
 print(make_serializer("coords", task.spaces).serialize(store[0][0]))
-distill(task, store, "model", Windows(episodes=4), training={"max_steps": 2, "per_device_train_batch_size": 2}, progress=False)
+training = {"max_steps": 2, "per_device_train_batch_size": 2}
+distill(task, store, "model", Windows(episodes=4, stride=5), training=training, progress=False)
 table = evaluate(load_model("model"), task, n_episodes=3, n_instances=2, streams=1)
 print(summarize(table)["model"]["score_mean"])
 """
@@ -102,3 +103,33 @@ def test_import_of_a_module_in_the_current_folder(tmp_path):
     assert "arrows" in done.stdout
     done = run("ad_distill", "serializers", "--import", "mime", cwd=tmp_path, check=False)
     assert done.returncode == 2 and "mime" in done.stderr and "\n" not in done.stderr.strip()
+
+
+ROOM = """
+from dataclasses import dataclass
+from ad_distill.tasks.rooms import DarkRoom
+from ad_distill.tasks.core import register_task
+
+@register_task("tiny_room")
+@dataclass(frozen=True)
+class TinyRoom(DarkRoom):
+    "A dark room of 3x3 cells."
+    size: int = 3
+"""
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_is_imported_reaches_every_process(workers, tmp_path):
+    (tmp_path / "tiny.py").write_text(ROOM)
+    small = ["--histories", "2", "--episodes", "3", "--workers", str(workers)]
+    run("ad_distill", "generate", "tiny_room", "--import", "tiny", *small, "--out", "room", cwd=tmp_path)
+    assert "tiny_room" in run("ad_distill", "show", "room", "--history", "0", cwd=tmp_path).stdout
+
+
+@pytest.mark.parametrize("text, says", [("import nothing_of_that_name", "nothing_of_that_name"), ("1 +", "SyntaxError"),
+                                        ("1 / 0", "ZeroDivisionError"), ("raise SystemExit(3)", "SystemExit")])
+def test_a_module_that_cannot_be_imported_is_one_line(text, says, tmp_path):
+    (tmp_path / "mine.py").write_text(text)
+    done = run("ad_distill", "tasks", "--import", "json", "--import", "mine", cwd=tmp_path, check=False)
+    lines = done.stderr.strip().splitlines()
+    assert done.returncode == 2 and len(lines) == 1 and "mine" in lines[0] and says in lines[0] and not done.stdout

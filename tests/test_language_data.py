@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from ad_distill.language import tokens as tokens_module
-from ad_distill.data.dataset import TrajectoryDataset, Windows, collate
+from ad_distill.data.dataset import (
+    Leap, ShuffledEpisodes, ShuffledRewards, Strided, TrajectoryDataset, Windows, ZeroedRewards, collate, windows_of)
 from ad_distill.language.serializer import FIELDS, make_serializer
 from ad_distill.registry import SERIALIZERS
 from ad_distill.data.store import Store, StoreWriter
@@ -146,8 +147,8 @@ def test_both_formats_give_the_same_windows(name, kind, tmp_path):
     store = make_store(tmp_path / "store", SPACES[kind])
     given, kw = parts(store, name), dict(n=60, seed=3)
     leap = dict(jump=.7, jump_from=.4, jump_to=.4)
-    for windows in (Windows(2, 3), Windows(3, 1, shuffle_episodes=True), Windows(2, 2, zero_rewards=True), Windows(3, 2, shuffle_rewards=True), Windows(3, 2, **leap),
-                    Windows(3, 2, **leap, shuffle_episodes=True, shuffle_rewards=True), Windows(3, 2, **leap, zero_rewards=True)):
+    for windows in (Windows(2, Strided(3)), Windows(3, Strided(1), ablations=(ShuffledEpisodes(),)), Windows(2, Strided(2), ablations=(ZeroedRewards(),)), Windows(3, Strided(2), ablations=(ShuffledRewards(),)), windows_of(3, 2, **leap),
+                    windows_of(3, 2, **leap, shuffle_episodes=True, shuffle_rewards=True), windows_of(3, 2, **leap, zero_rewards=True)):
         data = TrajectoryDataset(store, "language", windows, **given, **kw)
         whole = data.__getitems__(list(range(60)))
         for i, item in enumerate(whole):
@@ -157,7 +158,7 @@ def test_both_formats_give_the_same_windows(name, kind, tmp_path):
             assert text == data.text(i)
             if windows.jump: assert len({int(first + k) for k in data.order[i]}) == 3
             same = given["serializer"].quantize(kept)
-            rewards = [sorted(map(str, np.concatenate([e.reward for e in some]).tolist())) for some in (same, given["serializer"].quantize(data._trajectories(i)))]
+            rewards = [sorted(map(str, np.concatenate([e.reward for e in some]).tolist())) for some in (same, given["serializer"].quantize(data.trajectories(i)))]
             if not windows.zero_rewards: assert rewards[0] == rewards[1]
             if not windows.shuffle_episodes and not windows.zero_rewards and not windows.shuffle_rewards: assert text == given["serializer"].serialize(kept)
             found = given["serializer"].parse(text)
@@ -168,13 +169,13 @@ def test_both_formats_give_the_same_windows(name, kind, tmp_path):
             numbers = TrajectoryDataset(store, "rl", windows, **kw)
             assert (numbers.chosen == data.chosen).all()
             for i in range(60):
-                assert np.array_equal(np.concatenate([e.state for e in data._trajectories(i)]), numbers[i]["state"].numpy())
-                assert np.array_equal(np.concatenate([e.reward for e in data._trajectories(i)]), numbers[i]["reward"].numpy(), equal_nan=True)
+                assert np.array_equal(np.concatenate([e.state for e in data.trajectories(i)]), numbers[i]["state"].numpy())
+                assert np.array_equal(np.concatenate([e.reward for e in data.trajectories(i)]), numbers[i]["reward"].numpy(), equal_nan=True)
 
 
 def test_windows_that_jump():
     n_episodes, n = np.array([40, 90, 300]), 4000
-    for windows in (Windows(6, 2, jump=.5, jump_from=.2, jump_to=.3), Windows(6, 2, jump=1., from_start=1., jump_from=.5, jump_to=.15, part=(.1, .9)), Windows(2, 1, from_start=0, jump=1.)):
+    for windows in (Windows(6, Leap(.5, jump_from=.2, jump_to=.3, rest=Strided(2))), Windows(6, Leap(1., jump_from=.5, jump_to=.15, rest=Strided(2, from_start=1.)), part=(.1, .9)), Windows(2, Leap(1., rest=Strided(1, from_start=0)))):
         chosen, order = windows.lay(n_episodes, n, seed=3)
         low, high = (np.floor(n_episodes * p).astype(int)[chosen[:, :1]] for p in windows.part)
         episode = chosen[:, 1:] + order
@@ -188,18 +189,18 @@ def test_windows_that_jump():
         if windows.from_start == 1: assert (episode[:, 0] == low[:, 0]).all()
         again = windows.lay(n_episodes, n, seed=3)
         assert (again[0] == chosen).all() and (again[1] == order).all()
-    plain, leaping = (Windows(6, 2, jump=j, jump_from=.2, jump_to=.2).lay(n_episodes, n, seed=3) for j in (0., .5))
+    plain, leaping = (windows_of(6, 2, jump=j, jump_from=.2, jump_to=.2).lay(n_episodes, n, seed=3) for j in (0., .5))
     unmoved = (leaping[1] == plain[1]).all(1)
     assert (plain[0][unmoved] == leaping[0][unmoved]).all() and plain[1].shape == (1, 6), "the others are as they were"
     for wrong in (dict(jump=2.), dict(jump=.5, episodes=1), dict(jump_to=-.1), dict(zero_rewards=True, shuffle_rewards=True)):
-        with pytest.raises(UserError): Windows(**wrong)
-    with pytest.raises(UserError, match="jump_from"): Windows(6, 2, jump=1.).lay(np.array([30]), 10, 0)
+        with pytest.raises(UserError): windows_of(**wrong)
+    with pytest.raises(UserError, match="jump_from"): Windows(6, Leap(1., rest=Strided(2))).lay(np.array([30]), 10, 0)
 
 
 def test_padding_and_batches(tmp_path):
     store = make_store(tmp_path / "store", SPACES["grid"])
     given = parts(store)
-    data = TrajectoryDataset(store, "language", Windows(2, 1), n=50, **given)
+    data = TrajectoryDataset(store, "language", Windows(2, Strided(1)), n=50, **given)
     batch = data.__getitems__(list(range(50))).batch
     size = batch["attention_mask"].sum(1)
     assert size.min() < size.max() == batch["input_ids"].shape[1]
@@ -213,14 +214,14 @@ def test_padding_and_batches(tmp_path):
     for workers in (0, 2):
         ids = torch.cat([b["input_ids"].flatten() for b in DataLoader(data, 8, collate_fn=collate, num_workers=workers)])
         assert ids.tolist() == torch.cat([b["input_ids"].flatten() for b in DataLoader(data, 8, collate_fn=collate)]).tolist()
-    again = TrajectoryDataset(store, "language", Windows(2, 1), n=50, **given)
+    again = TrajectoryDataset(store, "language", Windows(2, Strided(1)), n=50, **given)
     assert (again.__getitems__(list(range(50))).batch["input_ids"] == batch["input_ids"]).all()
 
 
 def test_empty_episodes_and_uneven_histories(tmp_path):
     store = make_store(tmp_path / "store", SPACES["grid"], [(0, 3, 0, 0, 2), (1,) * 5, (0, 0, 0, 0, 0)])
     given = parts(store)
-    data = TrajectoryDataset(store, "language", Windows(3, 1, from_start=0), n=100, **given)
+    data = TrajectoryDataset(store, "language", Windows(3, Strided(1, from_start=0)), n=100, **given)
     for i in range(100): assert given["tokenizer"].decode(data[i]["input_ids"]) == data.text(i)
 
 
@@ -319,7 +320,7 @@ def test_two_processes_at_once(tmp_path):
 def test_mistakes(tmp_path, pretrained):
     store = make_store(tmp_path / "store", SPACES["grid"])
     given = parts(store)
-    make = lambda **kw: TrajectoryDataset(store, "language", Windows(2, 1), **{**given, **kw})
+    make = lambda **kw: TrajectoryDataset(store, "language", Windows(2, Strided(1)), **{**given, **kw})
     longest = max(len(make()[i]["input_ids"]) for i in range(200))
     make(max_tokens=longest + 20)
     lower = Tokenizer(models.WordLevel({"<unk>": 0, "x4": 1}, unk_token="<unk>"))
@@ -328,8 +329,8 @@ def test_mistakes(tmp_path, pretrained):
     for call, said in ((lambda: make(max_tokens=10), "10"), (lambda: make(serializer=None), "serializer"), (lambda: make(tokenizer=None), "tokenizer"),
                        (lambda: make(tokenizer=PreTrainedTokenizerFast(tokenizer_object=lower, unk_token="<unk>")), "has no token for"), (lambda: make(serializer="compcat"), "compact"),
                        (lambda: make(serializer=make_serializer("compact", SPACES["box"])), "spaces"), (lambda: make(tokenizer="gpt2"), "load_tokenizer"),
-                       (lambda: TrajectoryDataset(store, windows=Windows(2, 1), tokenizer=given["tokenizer"]), "rl"),
-                       (lambda: TrajectoryDataset(store, windows=Windows(2, 1)).text(0), "text"), (lambda: load_tokenizer(tmp_path), "no tokenizer")):
+                       (lambda: TrajectoryDataset(store, windows=Windows(2, Strided(1)), tokenizer=given["tokenizer"]), "rl"),
+                       (lambda: TrajectoryDataset(store, windows=Windows(2, Strided(1))).text(0), "text"), (lambda: load_tokenizer(tmp_path), "no tokenizer")):
         with pytest.raises(UserError, match=said) as e: call()
         assert "\n" not in str(e.value)
     assert sorted((store.path / "tokens").iterdir()) == before, "nothing was tokenized"

@@ -260,13 +260,13 @@ def test_views_keep_the_task(name):
 
 
 def test_data_set_switches_by_one_argument(tmp_path, runs):
-    from ad_distill.data.dataset import Windows
+    from ad_distill.data.dataset import Strided, Windows
     from ad_distill.data.tokens import sample
     from ad_distill.language.tokenizers import build_tokenizer
     from ad_distill.language.serializer import make_serializer
     info = {"task": {"name": "story_rlhf", "params": TASK.params}}
     with StoreWriter(tmp_path / "s", TASK.spaces, info) as w: w.put(0, runs[0])
-    store, windows = Store.open(tmp_path / "s"), Windows(episodes=4, stride=10)
+    store, windows = Store.open(tmp_path / "s"), Windows(4, Strided(10))
     numbers = TASK.dataset(store, windows=windows, n=3)[0]
     assert numbers["state"].shape[1] == 7
     text = text_store(store)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from ad_distill.data.dataset import TrajectoryDataset, Windows
+from ad_distill.data.dataset import Strided, TrajectoryDataset, Windows
 from ad_distill.models.lm import LMModel, LMSettings, small_lm
 from ad_distill.language.forms import Plain
 from ad_distill.language.serializer import FIELDS, make_serializer, register_serializer
@@ -118,7 +118,7 @@ def test_bits_by_hand():
             embedding.copy_(rows)
             embedding[:, 0] = 1  # alike in all tokens, so that ...
             model.lm.model.norm.weight[0] = 1  # ... the last layer's first coordinate alone, normalized, decides
-        windows = Windows(6, 1, from_start=0.)
+        windows = Windows(6, Strided(1, from_start=0.))
         data = TrajectoryDataset(store, "language", windows, 10, 3, serializer=writer, tokenizer=tokenizer)
         found = field_bits(model, data, batch=3)
         spent, tokens, transitions = np.zeros(len(FIELDS)), 0, 0
@@ -140,7 +140,7 @@ def test_a_field_without_weight_does_not_count(tmp_path):
     tokenizer = build_tokenizer(writer, sample(train))
     torch.manual_seed(0)
     lm = small_lm(tokenizer, width=16, layers=1)
-    data = TrajectoryDataset(train, "language", Windows(6, 1), 4, serializer=writer, tokenizer=tokenizer)
+    data = TrajectoryDataset(train, "language", Windows(6, Strided(1)), 4, serializer=writer, tokenizer=tokenizer)
     whole = field_bits(LMModel(lm, writer, tokenizer), data)
     actions = field_bits(LMModel(lm, writer, tokenizer, LMSettings(field_weights={f: float(f == "action") for f in FIELDS})), data)
     assert actions["bits"] == actions["bits_action"] == whole["bits_action"] < whole["bits"] and math.isnan(actions["bits_state"])

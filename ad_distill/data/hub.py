@@ -17,8 +17,9 @@ import numpy as np, pyarrow as pa
 import pyarrow.compute as pc
 
 from .minari import optional_package
-from .store import (
-    ABOUT, Store, StoreWriter, copy_beside, history_batch, history_schema, new_folder, text_array)
+from ad_distill.data.store import (
+    ABOUT, Store, StoreWriter, about_history, at_ends, copy_beside, history_batch, history_schema, new_folder,
+    text_array)
 from ..registry import UserError
 from ..trajectory import COLUMNS, History, Spaces
 
@@ -35,7 +36,7 @@ def _episode_schema(spaces):
 
 def _about(i, history, store):
     "What is said with the first episode of history `i`, as JSON."
-    about = dict(episodes=len(history), **{k: getattr(history, k) for k in ABOUT})
+    about = dict(episodes=len(history), **about_history(history))
     if i == 0: about["store"] = dict(histories=len(store), spaces=store.spaces.to_json(), info=store.info)
     return json.dumps(about, allow_nan=False)
 
@@ -48,34 +49,40 @@ def _ends(history):
         out[k][full] = history.columns[k][last]
     return out
 
-# %% ../../nbs/data/06_hub.ipynb #b4d89d4f
+# %% ../../nbs/data/06_hub.ipynb #4f50bd37
 def _int64(x): return x if type(x) is int and abs(x) < 2 ** 63 else None
 
 def _episode_rows(i, history, store, schema):
     "A history as a record batch, one row an episode."
     n = len(history)
     if not n: raise UserError(f"{store.path}: history {i} has no episode, and a table of episodes cannot hold it")
-    rows = history_batch(history, history_schema(store.spaces))
-    offsets = pa.array(np.append(0, np.cumsum(history.lengths)).astype(np.int32))
-    lists = {k: pa.ListArray.from_arrays(offsets, rows.column(k)) for k in _LISTS}
     instance, seed = _int64(history.task.get("instance")), _int64(history.seed)
-    columns = dict(history=np.full(n, i), episode=np.arange(n), instance=[instance] * n, seed=[seed] * n, **lists,
+    columns = dict(history=[i] * n, episode=range(n), instance=[instance] * n, seed=[seed] * n,
                    **_ends(history), about=[_about(i, history, store)] + [""] * (n - 1))
-    arrays = [x if isinstance(x, pa.Array) else pa.array(x, kind) for x, kind in zip(columns.values(), schema.types)]
-    return pa.record_batch(arrays, schema=schema)
+    arrays = {k: pa.array(x, schema.field(k).type) for k, x in columns.items()} | _lists(history)
+    return pa.record_batch([arrays[k] for k in schema.names], schema=schema)
 
-# %% ../../nbs/data/06_hub.ipynb #2fcd157f
+def _lists(history):
+    "Columns of a history as lists, one an episode."
+    rows = history_batch(history, history_schema(history.spaces))
+    offsets = pa.array(np.append(0, np.cumsum(history.lengths)).astype(np.int32))
+    return {k: pa.ListArray.from_arrays(offsets, rows.column(k)) for k in _LISTS}
+
+# %% ../../nbs/data/06_hub.ipynb #9bb6e28e
 @contextmanager
 def _table(store, parent=None):
     "The episodes of a store as a `datasets.Dataset`, mapped from a temporary file."
     datasets = optional_package("datasets", "all")
     if not len(store): raise UserError(f"the store {store.path} holds no history: there is nothing to export")
-    schema = _episode_schema(store.spaces)
     with tempfile.TemporaryDirectory(dir=parent, prefix=".episodes") as folder, _no_bars(datasets):
         file = Path(folder) / "episodes.arrow"
-        with pa.ipc.new_stream(file, schema) as out:
-            for i, h in enumerate(store): out.write_batch(_episode_rows(i, h, store, schema))
+        _write_rows(file, store)
         yield datasets.Dataset.from_file(str(file))
+
+def _write_rows(file, store):
+    schema = _episode_schema(store.spaces)
+    with pa.ipc.new_stream(file, schema) as out:
+        for i, h in enumerate(store): out.write_batch(_episode_rows(i, h, store, schema))
 
 @contextmanager
 def _no_bars(datasets):
@@ -114,21 +121,23 @@ def _line(e):
     said = str(e).strip() or repr(e)
     return f"{type(e).__name__}: {said.splitlines()[0][:200]}"
 
-# %% ../../nbs/data/06_hub.ipynb #1c1f8b29
+# %% ../../nbs/data/06_hub.ipynb #2191f007
 _WHOLE = "only a whole one becomes a store again"
 
 def _loaded(source):
     "A dataset from itself, a folder, or a hub, with the columns it should have."
     optional_package("datasets", "all")
-    data = _opened(source) if isinstance(source, (str, Path)) else source
-    if isinstance(data, dict):
-        if len(data) != 1: raise UserError(f"the dataset has splits {', '.join(data)}: give one of them")
-        data = next(iter(data.values()))
+    data = _only_split(_opened(source) if isinstance(source, (str, Path)) else source)
     missing = [k for k in ("history", "episode", *COLUMNS, "about") if k not in data.column_names]
     if missing:
         raise UserError(f"the dataset lacks the column {', '.join(missing)}: only one that `save_dataset` or "
                         "`push_dataset` wrote becomes a store")
     return data
+
+def _only_split(data):
+    if not isinstance(data, dict): return data
+    if len(data) != 1: raise UserError(f"the dataset has splits {', '.join(data)}: give one of them")
+    return next(iter(data.values()))
 
 def _opened(source):
     "The dataset in a folder, or hub:USER/NAME."
@@ -139,28 +148,23 @@ def _opened(source):
         hint = "" if name else "; it should be a folder that save_to_disk wrote, or hub:USER/NAME"
         raise UserError(f"{source} cannot be read as a dataset: {_line(e)}{hint}") from e
 
-# %% ../../nbs/data/06_hub.ipynb #c303aa1d
+# %% ../../nbs/data/06_hub.ipynb #7f68023d
 def _values(column, space):
     "A column of lists, end to end, as a column of a history."
     flat = column.combine_chunks().flatten()
     if pa.types.is_string(flat.type) or pa.types.is_large_string(flat.type): return text_array(flat.to_pylist())
-    shape = getattr(space, "shape", None) or ()
     if pa.types.is_nested(flat.type): flat = flat.flatten()
+    shape = getattr(space, "shape", None) or ()
     return flat.to_numpy(zero_copy_only=False).reshape(-1, *shape)  # (t, *shape)
 
 def _history(i, table, spaces):
     "History `i` from its rows, in order."
     about = json.loads(table["about"][0].as_py() or "{}")
-    _check_rows(i, table, about.pop("episodes", None))
-    about.pop("store", None)
+    _check_rows(i, table, about.get("episodes"))
     lengths = pc.list_value_length(table["reward"]).to_numpy().astype(np.int32)  # (e,)
     columns = {k: _values(table[k], getattr(spaces, k, None)) for k in _LISTS}
-    full = lengths > 0  # (e,)
-    last = np.cumsum(lengths)[full] - 1
-    for k in _ENDS:
-        columns[k] = np.zeros(int(lengths.sum()), bool)  # (t,)
-        columns[k][last] = table[k].to_numpy()[full]
-    return History(columns, lengths, spaces, **about)
+    for k in _ENDS: columns[k] = at_ends(table[k].to_numpy(), lengths)
+    return History(columns, lengths, spaces, **{k: about[k] for k in ABOUT})
 
 def _check_rows(i, table, episodes):
     "Whether all episodes of history `i` are there, once each."
@@ -177,14 +181,17 @@ def from_dataset(
     rows = _loaded(source).with_format("arrow")
     order, histories = _sorted_rows(rows)
     first = json.loads(rows[int(order[0])]["about"][0].as_py())["store"]
-    spaces = Spaces.from_json(first["spaces"])
     with new_folder(out) as work:
-        with StoreWriter(work, spaces, first["info"]) as writer:
-            for i, part in enumerate(histories): writer.put(i, _history(i, rows[part], spaces))
-            if len(writer) != first["histories"]:
-                raise UserError(f"the dataset has {len(writer)} of {first['histories']} histories: {_WHOLE}")
+        _write_store(work, first, (rows[part] for part in histories))
         if isinstance(source, (str, Path)): copy_beside(Path(source) / "ad_distill", work)
     return Store.open(out)
+
+def _write_store(out, said, tables):
+    "A store of one history a table, of which the dataset `said` what it is."
+    spaces, n = Spaces.from_json(said["spaces"]), said["histories"]
+    with StoreWriter(out, spaces, said["info"]) as writer:
+        for i, table in enumerate(tables): writer.put(i, _history(i, table, spaces))
+        if len(writer) != n: raise UserError(f"the dataset has {len(writer)} of {n} histories: {_WHOLE}")
 
 def _sorted_rows(rows):
     "Numbers of the rows in learning order (r,), and the same in a list of one array a history."

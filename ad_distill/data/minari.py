@@ -20,7 +20,7 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Te
 from gymnasium.spaces import flatten, flatten_space, unflatten
 from tqdm import tqdm
 
-from .store import Store, StoreWriter, copy_beside, new_folder, text_array
+from .store import Store, StoreWriter, about_history, copy_beside, new_folder, text_array
 from ..registry import UserError, nearest
 from ..trajectory import COLUMNS, History, Spaces, Trajectory, same_arrays, versions
 
@@ -62,7 +62,7 @@ def _vectors(space, values):
     if isinstance(space, (Box, MultiBinary)): return values.reshape(len(values), -1)
     return np.stack([flatten(space, v) for v in values])
 
-# %% ../../nbs/data/05_minari.ipynb #a2eeae8b
+# %% ../../nbs/data/05_minari.ipynb #f391eeb2
 def _unvectors(space, x):
     "What `_vectors` made into (t, d) `x`."
     parts = _parts(space)
@@ -76,18 +76,23 @@ def _unvectors(space, x):
 # %% ../../nbs/data/05_minari.ipynb #2e2647e6
 def _leaves(x, at=""):
     "Nested dicts and tuples of arrays as one dict, names joined by `/`; text as a list."
-    if isinstance(x, tuple): x = {str(i): v for i, v in enumerate(x)}
-    if _is_dicts(x): x = {k: np.array([d[k] for d in x]) for k in x[0]}
-    if isinstance(x, dict):
-        out = {}
-        for name, part in x.items(): out |= _leaves(part, f"{at}/{name}" if at else str(name))
-        return out
+    x, out = _as_dict(x), {}
+    if not isinstance(x, dict): return {at: _leaf(x)}
+    for name, part in x.items(): out |= _leaves(part, f"{at}/{name}" if at else str(name))
+    return out
+
+def _as_dict(x):
+    "A tuple, or an array of dicts, as one dict."
+    if isinstance(x, tuple): return {str(i): v for i, v in enumerate(x)}
+    dicts = isinstance(x, np.ndarray) and x.dtype == object and len(x) > 0 and isinstance(x[0], dict)
+    return {k: np.array([d[k] for d in x]) for k in x[0]} if dicts else x
+
+def _leaf(x):
     if isinstance(x, np.ndarray) and x.dtype.kind in "OSU": x = x.tolist()
-    if isinstance(x, list): return {at: [v.decode() if isinstance(v, bytes) else v for v in x]}
-    return {at: np.asarray(x)}
+    if isinstance(x, list): return [v.decode() if isinstance(v, bytes) else v for v in x]
+    return np.asarray(x)
 
-def _is_dicts(x): return isinstance(x, np.ndarray) and x.dtype == object and len(x) > 0 and isinstance(x[0], dict)
-
+# %% ../../nbs/data/05_minari.ipynb #b11465fc
 def _nested(leaves):
     "What `_leaves` made one dict, with dicts for tuples."
     out = {}
@@ -135,12 +140,13 @@ def _remainder(actual, expected):
 
 def _restored(expected, rest):
     "The leaves of which `_remainder` was taken."
-    out = {**expected, **{k: x for k, x in rest.items() if not k.startswith("+")}}
+    out = dict(expected)
     for k, x in rest.items():
         if k.startswith("+"): out[k[1:]] = _extended(out[k[1:]], x)
+        else: out[k] = x
     return out
 
-# %% ../../nbs/data/05_minari.ipynb #63f51509
+# %% ../../nbs/data/05_minari.ipynb #581592d8
 class _Beside:
     "Writes `minari.npz` and `minari.json` into a directory."
     def __init__(self, path, **facts):
@@ -168,12 +174,19 @@ def _read_beside(path):
     "The facts that `_Beside` wrote, and a function from the number of an episode to its leaves; or None, None."
     try: facts = json.loads((path / "minari.json").read_text())
     except FileNotFoundError: return None, None
-    arrays, names = np.load(path / "minari.npz", allow_pickle=False), [{} for _ in facts["episodes"]]
-    for name in arrays.files:
-        n, _, k = name.partition(":")
-        names[int(n)][k] = name
-    def leaves(i): return facts["episodes"][i]["text"] | {k: arrays[name] for k, name in names[i].items()}
+    arrays = np.load(path / "minari.npz", allow_pickle=False)
+    names = _by_episode(arrays.files, len(facts["episodes"]))
+    def leaves(i): return facts["episodes"][i]["text"] | {k: arrays[f"{i}:{k}"] for k in names[i]}
     return facts, leaves
+
+# %% ../../nbs/data/05_minari.ipynb #3aca8c7a
+def _by_episode(names, n):
+    "Names such as `3:infos/clock` as a list for each of n episodes."
+    out = [[] for _ in range(n)]
+    for name in names:
+        i, _, k = name.partition(":")
+        out[int(i)].append(k)
+    return out
 
 # %% ../../nbs/data/05_minari.ipynb #ce9f15fe
 _ID = re.compile(r"(?:[-_\w][-_\w/]*[-_\w]/)?[-_\w]+?-v\d+")
@@ -189,7 +202,7 @@ def _make_namespace(name):
     own = import_module("minari.namespace")
     if name and name not in own.list_local_namespaces(): own.create_namespace(name)
 
-# %% ../../nbs/data/05_minari.ipynb #8b67e93d
+# %% ../../nbs/data/05_minari.ipynb #c4ed4cef
 class _Export(NamedTuple):
     "What becomes a dataset of Minari."
     spaces: tuple[Any, Any]  # of observations and of actions
@@ -209,26 +222,27 @@ def _export_ours(store):
         got["observations"] = _extended(got["observations"], got["observations"][-1:])
         if known: got["infos/logprob"] = np.append(episode.logprob, np.float32(np.nan))
         return got
-    histories = [dict(lengths=h.lengths.tolist(), task=h.task, source=h.source, seed=h.seed, versions=h.versions)
-                 for h in store]
+    episodes = [about for i, h in enumerate(store) for about in _episodes_of(i, h)]
+    return _Export(spaces, _our_metadata(store, known), episodes, leaves, True)
+
+# %% ../../nbs/data/05_minari.ipynb #6e8c38d5
+def _our_metadata(store, known):
+    "What the metadata of a dataset say about a store; `known`: whether it has logprobs."
+    histories = [dict(lengths=h.lengths.tolist(), **about_history(h)) for h in store]
     names = sorted({h["source"]["name"] for h in histories})
     about = dict(spaces=store.spaces.to_json(), info=store.info, logprob=known, histories=histories)
-    metadata = dict(algorithm_name=", ".join(names), description=_REPEATED, ad_distill=about)
-    return _Export(spaces, metadata, _our_episodes(store), leaves, True)
+    return dict(algorithm_name=", ".join(names), description=_REPEATED, ad_distill=about)
 
-# %% ../../nbs/data/05_minari.ipynb #f0fe2d18
-def _our_episodes(store):
-    "What the metadata of each episode say: of which history it is, in short."
-    episodes = []
-    for i, h in enumerate(store):
-        about = dict(history=i, task=h.task["name"], source=h.source["name"], history_seed=h.seed)
-        instance = h.task.get("instance")
-        if instance is not None and not isinstance(instance, (int, float, str)): instance = json.dumps(instance)
-        if instance is not None: about["instance"] = instance
-        episodes += [{**about, "episode": e} for e in np.flatnonzero(h.lengths).tolist()]
-    return episodes
+def _episodes_of(i, history):
+    "What the metadata of each episode of history `i` say, in short."
+    about = dict(history=i, task=history.task["name"], source=history.source["name"], history_seed=history.seed)
+    instance = history.task.get("instance")
+    if instance is not None: about["instance"] = _simple(instance)
+    return [{**about, "episode": e} for e in np.flatnonzero(history.lengths).tolist()]
 
-# %% ../../nbs/data/05_minari.ipynb #0242a12f
+def _simple(x): return x if isinstance(x, (int, float, str)) else json.dumps(x)
+
+# %% ../../nbs/data/05_minari.ipynb #12369d2b
 def _export_theirs(facts, rest):
     metadata, dtypes = facts["metadata"], facts["dtypes"]
     spaces = tuple(_minari_space(metadata, k) for k in ("observation", "action"))
@@ -236,14 +250,28 @@ def _export_theirs(facts, rest):
     def leaves(n, episode): return _restored(_expected(episode, spaces, dtypes), rest(n))
     return _Export(spaces, metadata, episodes, leaves, False)
 
-def _export_of(store):
+def _export_of(store, data_format):
     "What a store exports, checked."
+    if data_format not in _FORMATS: raise UserError(nearest(data_format, _FORMATS, "data format of Minari"))
     facts, rest = _read_beside(store.path)
     export = _export_theirs(facts, rest) if facts else _export_ours(store)
-    if export.episodes: return export
-    raise UserError(f"the store {store.path} holds no transition: there is nothing to export")
+    if not export.episodes: raise UserError(f"the store {store.path} holds no transition: there is nothing to export")
+    if data_format == "hdf5": _refuse_nul(store)
+    return export
 
-# %% ../../nbs/data/05_minari.ipynb #00dd35e6
+_FORMATS = ["hdf5", "arrow"]  # back ends of Minari
+
+# %% ../../nbs/data/05_minari.ipynb #bac1092f
+def _refuse_nul(store):
+    for i, h in enumerate(store):
+        for k in ("state", "action"):
+            if not _has_nul(h.columns[k]): continue
+            raise UserError(f"history {i}: a {k} holds the character NUL, which HDF5 cannot keep: choose the arrow "
+                            "format")
+
+def _has_nul(x): return x.dtype == object and any("\0" in text for text in x)
+
+# %% ../../nbs/data/05_minari.ipynb #9bf0ed6d
 def _tuples(space, x):
     "Nested dicts of arrays with tuples where `space` has them."
     parts = _parts(space)
@@ -258,18 +286,19 @@ def _writable(x):
 
 def _buffers(store, export, bar):
     "The episodes of a store as Minari takes them."
-    buffer = import_module("minari.data_collector").EpisodeBuffer
     whole = (h[e] for h in store for e in range(len(h)))
     for n, episode in enumerate(x for x in whole if len(x)):
+        yield _buffer(_nested(export.leaves(n, episode)), export.episodes[n], export.spaces)
         bar.update(len(episode))
-        got, about = _nested(export.leaves(n, episode)), export.episodes[n]
-        infos = _writable(got["infos"]) if got.get("infos") else None
-        yield buffer(seed=about.get("seed"), options=about.get("options"), infos=infos, rewards=got["rewards"],
-                     observations=_tuples(export.spaces[0], got["observations"]),
-                     actions=_tuples(export.spaces[1], got["actions"]),
-                     terminations=got["terminations"], truncations=got["truncations"])
 
-# %% ../../nbs/data/05_minari.ipynb #2d2ee48b
+# %% ../../nbs/data/05_minari.ipynb #6780c38e
+def _buffer(parts, about, spaces):
+    parts["infos"] = _writable(parts["infos"]) if parts.get("infos") else None
+    for k, space in zip(("observations", "actions"), spaces): parts[k] = _tuples(space, parts[k])
+    buffer = import_module("minari.data_collector").EpisodeBuffer
+    return buffer(**parts, seed=about.get("seed"), options=about.get("options"))
+
+# %% ../../nbs/data/05_minari.ipynb #97deb03c
 _GIVEN = ("total_episodes", "total_steps", "data_format", "jpeg_encoding", "observation_space", "action_space",
           "dataset_size", "dataset_id", "minari_version")  # Minari says that itself, of a dataset
 _GIVEN_OF_EPISODE = ("id", "seed", "options", "total_steps")
@@ -298,17 +327,14 @@ def _write_dataset(folder, data_format, export, buffers, metadata):
 # %% ../../nbs/data/05_minari.ipynb #a6fb18ee
 def to_minari(
     store: Store,  # of histories of any task, or imported from Minari
-    dataset: str,  # id such as "dark_room/q_learning-v0", in Minari's own folder; or a path ("./..." if it looks like one)
+    dataset: str,  # id such as "dark_room/q_learning-v0", in Minari's own folder; or a path ("./..." if like an id)
     data_format: str = "hdf5",  # back end of Minari: "hdf5", or "arrow", a folder for each episode
     about: dict | None = None,  # more metadata: author, author_email, code_permalink, description, requirements, ...
     progress: bool = False,  # show a progress bar, in transitions
 ) -> Any:  # a `minari.MinariDataset`
     "The histories as a dataset of Minari, episode after episode. `from_minari` gives the same store back."
     minari = _minari()
-    if data_format not in ("hdf5", "arrow"):
-        raise UserError(nearest(data_format, ["hdf5", "arrow"], "data format of Minari"))
-    export = _export_of(store)
-    if data_format == "hdf5": _refuse_nul(store)
+    export = _export_of(store, data_format)
     folder, name, namespace = _place(dataset)
     _make_namespace(namespace)
     metadata = _metadata(export.metadata) | _metadata(about or {})
@@ -318,17 +344,9 @@ def to_minari(
         if export.ours: copy_beside(store.path, work / "data" / "ad_distill")
     return minari.MinariDataset(folder / "data")
 
-# %% ../../nbs/data/05_minari.ipynb #486c8d20
+# %% ../../nbs/data/05_minari.ipynb #5052d16b
 def _bar(doing, transitions, shown):
     return tqdm(total=int(transitions), unit=" transitions", unit_scale=True, desc=doing, disable=not shown)
-
-def _refuse_nul(store):
-    texts = [k for k in ("state", "action") if isinstance(getattr(store.spaces, k), Text)]
-    for i, h in enumerate(store):
-        for k in texts:
-            if any("\0" in x for x in h.columns[k]):
-                raise UserError(f"history {i}: a {k} holds the character NUL, which HDF5 cannot keep: choose the arrow "
-                                "format")
 
 # %% ../../nbs/data/05_minari.ipynb #0bda42e1
 def _opened(dataset):
@@ -351,7 +369,7 @@ def _folder_of(dataset):
     raise UserError(f"{dataset} is no dataset of Minari: neither a folder with one nor the id of one that is on this "
                     "machine (`minari list local` lists them, `minari download ID` gets one)")
 
-# %% ../../nbs/data/05_minari.ipynb #bd22ffc8
+# %% ../../nbs/data/05_minari.ipynb #d302d8f3
 def _minari_space(metadata, which):
     "The observation or action space that the metadata of a dataset describe."
     try:
@@ -366,7 +384,7 @@ def _in_order(space, d):
     if isinstance(space, Dict): return Dict(OrderedDict((k, _in_order(space[k], x)) for k, x in d["subspaces"].items()))
     return space
 
-# %% ../../nbs/data/05_minari.ipynb #c511974b
+# %% ../../nbs/data/05_minari.ipynb #516d6bfc
 _PARTS = ("observations", "actions", "rewards", "terminations", "truncations", "infos")
 
 def _plain_values(d):
@@ -394,7 +412,7 @@ def _trajectory(leaves, theirs, spaces, logprob=None):
                       logprob=np.full(n, np.nan) if logprob is None else logprob, spaces=spaces,
                       terminated=part["terminations"].astype(bool), truncated=part["truncations"].astype(bool))
 
-# %% ../../nbs/data/05_minari.ipynb #5caecaa1
+# %% ../../nbs/data/05_minari.ipynb #0bc24b71
 _WHOLE = "only a whole one can become the store again"
 
 def _read_ours(facts, episodes, out):
@@ -419,46 +437,61 @@ def _our_episode(episodes, place, spaces, known):
     logprob = leaves.pop("infos/logprob")[:-1] if known else None
     return _trajectory(leaves, (spaces.state, spaces.action), spaces, logprob)
 
-# %% ../../nbs/data/05_minari.ipynb #d53f3352
+# %% ../../nbs/data/05_minari.ipynb #2e73540c
 def _task_of(metadata, env):
-    "The task of a dataset: the environment that it names, or `env`. Parameters it does not say have their defaults."
-    try: spec = json.loads(metadata["env_spec"]) or {}
-    except (KeyError, TypeError, ValueError): spec = {}
-    named, name = spec.get("id"), metadata["dataset_id"]
+    "The task of a dataset: the environment that it names, or `env`; None if it came from a store, which has its own."
+    spec, name = _env_spec(metadata), metadata["dataset_id"]
+    named, ours = spec.get("id"), "ad_distill" in metadata
+    if env and ours:
+        raise UserError(f"dataset {name} came from a store and says itself what its task is; leave out env, {env!r} "
+                        "came")
+    if ours: return None
     if env and named:
         raise UserError(f"dataset {name} says itself that it was recorded in {named}; leave out env, {env!r} came")
     if not (env or named): return {"name": "minari", "params": {"dataset": name}}
+    return {"name": f"gym:{env or named}", "params": _env_params(spec)}
+
+def _env_spec(metadata):
+    try: return json.loads(metadata["env_spec"]) or {}
+    except (KeyError, TypeError, ValueError): return {}
+
+def _env_params(spec):
     params = {}
     if spec.get("max_episode_steps") is not None: params["max_steps"] = spec["max_episode_steps"]
     if spec.get("kwargs"): params["kwargs"] = json.dumps(spec["kwargs"])
-    return {"name": f"gym:{env or named}", "params": params}
+    return params
 
-# %% ../../nbs/data/05_minari.ipynb #7e2aa8ff
+# %% ../../nbs/data/05_minari.ipynb #d2f27691
 def _read_theirs(dataset, metadata, task, episodes, out):
     "A store with one history of the episodes of somebody else's dataset, and beside it what that cannot hold."
     n = len(dataset.episode_indices)
     if not n: raise UserError(f"dataset {dataset.id} holds no episode")
-    theirs = [_minari_space(metadata, k) for k in ("observation", "action")]
-    spaces = Spaces(*map(_held, theirs))
-    source = {"name": metadata.get("algorithm_name") or "minari", "params": {"dataset": metadata["dataset_id"]}}
-    with StoreWriter(out, spaces, {"task": task, "source": source, "n_episodes": n}) as writer:
+    theirs = tuple(_minari_space(metadata, k) for k in ("observation", "action"))
+    about = dict(task={**task, "instance": None}, source=_source_of(metadata),
+                 versions={**versions(), "minari": metadata["minari_version"]})
+    info = {"task": task, "source": about["source"], "n_episodes": n}
+    with StoreWriter(out, Spaces(*map(_held, theirs)), info) as writer:
         beside = _Beside(out, metadata=metadata, dtypes={})
-        parts = _parts_of_theirs(episodes, theirs, spaces, beside, f"dataset {dataset.id}")
+        parts = [_their_episode(i, *said, theirs, beside) for i, said in enumerate(episodes)]
         beside.close()
-        seed = beside.episodes[0]["metadata"].get("seed") or 0
-        made_with = {**versions(), "minari": metadata["minari_version"]}
-        task = {**task, "instance": None}
-        writer.put(0, History.from_episodes(parts, task=task, source=source, seed=seed, versions=made_with))
+        writer.put(0, History.from_episodes(parts, **about, seed=_first_seed(beside)))
 
-def _parts_of_theirs(episodes, theirs, spaces, beside, where):
-    parts, dtypes = [], beside.facts["dtypes"]
-    for i, (leaves, about) in enumerate(episodes):
-        for k, x in leaves.items():
-            if not isinstance(x, list): dtypes.setdefault(k, str(x.dtype))
-        try: parts.append(_trajectory(leaves, theirs, spaces))
-        except UserError as e: raise UserError(f"{where}, episode {i}: {e}") from e
-        beside.add(_remainder(leaves, _expected(parts[-1], theirs, dtypes)), about)
-    return parts
+def _source_of(metadata):
+    return {"name": metadata.get("algorithm_name") or "minari", "params": {"dataset": metadata["dataset_id"]}}
+
+def _first_seed(beside): return beside.episodes[0]["metadata"].get("seed") or 0
+
+# %% ../../nbs/data/05_minari.ipynb #cbad006b
+def _their_episode(i, leaves, about, theirs, beside):
+    "The part of episode `i` that a history holds; the rest goes to `beside`."
+    dtypes = beside.facts["dtypes"]
+    for k, x in leaves.items():
+        if not isinstance(x, list): dtypes.setdefault(k, str(x.dtype))
+    try: episode = _trajectory(leaves, theirs, Spaces(*map(_held, theirs)))
+    except UserError as e:
+        raise UserError(f"dataset {beside.facts['metadata']['dataset_id']}, episode {i}: {e}") from e
+    beside.add(_remainder(leaves, _expected(episode, theirs, dtypes)), about)
+    return episode
 
 # %% ../../nbs/data/05_minari.ipynb #eb28a609
 def from_minari(
@@ -472,12 +505,8 @@ def from_minari(
     folder = dataset.storage.data_path
     metadata = dataset.storage.read_raw_metadata(folder)
     with new_folder(out) as work, _bar("reading", dataset.total_steps, progress) as bar:
-        episodes, ours = _episodes(dataset, bar), metadata.get("ad_distill")
-        if ours and env:
-            raise UserError(f"dataset {dataset.id} came from a store and says itself what its task is; leave out env, "
-                            f"{env!r} came")
-        if ours:
-            _read_ours(ours, episodes, work)
-            copy_beside(folder / "ad_distill", work)
-        else: _read_theirs(dataset, metadata, _task_of(metadata, env), episodes, work)
+        task, episodes = _task_of(metadata, env), _episodes(dataset, bar)
+        if task: _read_theirs(dataset, metadata, task, episodes, work)
+        else: _read_ours(metadata["ad_distill"], episodes, work)
+        copy_beside(folder / "ad_distill", work)
     return Store.open(out)

@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np, pyarrow as pa
 from fastcore.basics import patch
 
-from .store import ABOUT, StoreWriter, column_offsets, history_schema, index_entry, write_at
+from .store import StoreWriter, about_history, column_offsets, history_schema, index_entry, write_at
 from ..registry import UserError
 from ..trajectory import History
 
-# %% ../../nbs/data/02_streamed.ipynb #b431e2ca
+# %% ../../nbs/data/02_streamed.ipynb #1a12d2ed
 _MOST_TEXT = 2 ** 31 - 1  # bytes of text in a column: Arrow counts them in 32 bits
 
 class _ColumnFiles:
@@ -32,27 +32,25 @@ class _ColumnFiles:
     def add(self, history):
         "The next piece."
         for name, x in history.columns.items():
-            if x.dtype == object: self._append_texts(name, x)
-            else: self._append(name, np.ascontiguousarray(x))
+            append = self._append_texts if x.dtype == object else self._append
+            if len(x): append(name, x)
         self.lengths.append(history.lengths)
-        self.about = {k: getattr(history, k) for k in ABOUT}
+        self.about = about_history(history)
 
     def _append(self, name, data):
-        if not len(data): return
-        data = memoryview(data).cast("B")
+        data = memoryview(np.ascontiguousarray(data)).cast("B")
         with open(self.folder / name, "ab") as f: f.write(data)
         self.bytes[name] += len(data)
 
     def _append_texts(self, name, x):
-        if not len(x): return
-        _, offsets, data = pa.array(x.tolist(), pa.string()).buffers()
-        ends = np.frombuffer(offsets, np.int32)[1:len(x) + 1].astype(np.int64) + self.bytes[name]  # (t,)
+        letters = [text.encode() for text in x]
+        ends = np.cumsum([len(text) for text in letters]) + self.bytes[name]  # (t,) in bytes
         if ends[-1] > _MOST_TEXT:
             raise UserError("a run with more than 2 GB of text came; a history cannot hold that: split the log")
-        self._append(name, data or b"")
+        if any(letters): self._append(name, np.frombuffer(b"".join(letters), np.uint8))
         self._append(f"{name}.ends", ends.astype(np.int32))
 
-# %% ../../nbs/data/02_streamed.ipynb #39f4b473
+# %% ../../nbs/data/02_streamed.ipynb #0e75c7e5
 @patch
 def batch(self: _ColumnFiles, schema):
     "A record batch over maps of the files, and the maps."
@@ -62,11 +60,11 @@ def batch(self: _ColumnFiles, schema):
 
 @patch
 def _array(self: _ColumnFiles, name, kind, rows, maps):
-    values = self._mapped(name, maps)
-    if pa.types.is_string(kind): return pa.Array.from_buffers(kind, rows, [None, self._text_offsets(name), values])
-    if not pa.types.is_fixed_size_list(kind): return pa.Array.from_buffers(kind, rows, [None, values])
-    inner = pa.Array.from_buffers(kind.value_type, rows * kind.list_size, [None, values])
-    return pa.FixedSizeListArray.from_arrays(inner, kind.list_size)
+    if pa.types.is_fixed_size_list(kind):
+        inner = self._array(name, kind.value_type, rows * kind.list_size, maps)
+        return pa.FixedSizeListArray.from_arrays(inner, kind.list_size)
+    offsets = [self._text_offsets(name)] if pa.types.is_string(kind) else []
+    return pa.Array.from_buffers(kind, rows, [None, *offsets, self._mapped(name, maps)])
 
 @patch
 def _mapped(self: _ColumnFiles, name, maps):
@@ -104,18 +102,23 @@ class _Sink(io.RawIOBase):
         self.crc32, self.size = zlib.crc32(part, self.crc32), self.size + len(part)
         for m in self.maps: m.madvise(mmap.MADV_DONTNEED)
 
-# %% ../../nbs/data/02_streamed.ipynb #19029bca
+# %% ../../nbs/data/02_streamed.ipynb #56ea1d64
 @patch
 def write(self: _ColumnFiles, schema, fd, at):
     "Write the history to a place of an open file; its entry of the index."
     batch, maps = self.batch(schema)
     sink = _Sink(fd, at, schema.serialize().size, maps)
     pa.ipc.new_stream(pa.PythonFile(sink, "w"), schema).write_batch(batch)
-    with mmap.mmap(fd, at + sink.size, access=mmap.ACCESS_READ) as written:
-        data = pa.py_buffer(written).slice(at, sink.size)
+    offsets = _written_offsets(fd, at, sink.size, schema)
+    return index_entry(np.concatenate(self.lengths), sink.size, sink.crc32, offsets, self.about)
+
+def _written_offsets(fd, at, size, schema):
+    "Where the columns begin in the batch that was written there."
+    with mmap.mmap(fd, at + size, access=mmap.ACCESS_READ) as written:
+        data = pa.py_buffer(written).slice(at, size)
         offsets = column_offsets(data, schema)
         del data  # or the map could not be closed
-    return index_entry(np.concatenate(self.lengths), sink.size, sink.crc32, offsets, self.about)
+    return offsets
 
 class StreamedWriter(StoreWriter):
     "A `StoreWriter` that also takes a history in pieces, in bounded memory; the bytes are those that `put` writes."

@@ -7,7 +7,7 @@ Docs: https://ad-distill.github.io/ad_distill/data/tokens.html.md"""
 # %% auto #0
 __all__ = ['sample', 'Tokens', 'without_rewards', 'tokenize']
 
-# %% ../../nbs/data/03_tokens.ipynb #10af3bea
+# %% ../../nbs/data/03_tokens.ipynb #d8d1d0cb
 import atexit, hashlib, itertools, json, os, shutil, tempfile, zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -55,7 +55,7 @@ class Tokens:
 
     def __reduce__(self): return Tokens.open, (self.path,)
 
-# %% ../../nbs/data/03_tokens.ipynb #803aa762
+# %% ../../nbs/data/03_tokens.ipynb #2809dba6
 def _save(path, parts, dtype):
     "Write an iterator of (ids, fields, tokens of each episode) to a directory."
     counts = [np.zeros(1, np.int64)]
@@ -86,7 +86,7 @@ class _Column:
         self._head()
         self.file.close()
 
-# %% ../../nbs/data/03_tokens.ipynb #04bce62a
+# %% ../../nbs/data/03_tokens.ipynb #07b35ec0
 def without_rewards(
     episodes: History | list,  # a history, or trajectories
 ) -> History | list:  # of the same kind
@@ -114,7 +114,7 @@ def _key(store, stream, zero_rewards):
 
 def _name(key): return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
 
-# %% ../../nbs/data/03_tokens.ipynb #0013188f
+# %% ../../nbs/data/03_tokens.ipynb #8ccd72e8
 def tokenize(
     store: Store,                # histories
     stream: TokenStream,         # how to write them
@@ -138,7 +138,7 @@ def _scratch():
     atexit.register(shutil.rmtree, root, True)
     return root
 
-# %% ../../nbs/data/03_tokens.ipynb #eb124dec
+# %% ../../nbs/data/03_tokens.ipynb #deafe862
 def _make(root, key, store, stream, progress):
     "Tokenize what is new, and put all in place under its name."
     final, temporary = root / _name(key), root / f"{_name(key)}.tmp"
@@ -153,7 +153,7 @@ def _make(root, key, store, stream, progress):
     if earlier: shutil.rmtree(earlier, ignore_errors=True)
     return Tokens.open(final)
 
-# %% ../../nbs/data/03_tokens.ipynb #4b0a65b4
+# %% ../../nbs/data/03_tokens.ipynb #1947b61b
 def _earlier(root, key, store):
     "How many of the first histories have tokens of the same kind already, and where; the most."
     found = []

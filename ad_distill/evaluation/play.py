@@ -43,13 +43,11 @@ def episodes_table(
     "Episodes of b streams as rows, stream by stream."
     b, e = returns.shape
     def by_stream(x): return np.repeat(x, e)  # (b,) -> (b * e,)
-    columns = {"agent": agent, "task": task.name}
-    columns["split"] = by_stream(np.where(task.is_train(instances), "train", "held_out"))
-    columns |= {"instance": by_stream(instances), "history": by_stream(np.arange(b)), "seed": seed}
-    columns["episode"] = np.tile(np.arange(1, e + 1), b)
+    split = np.where(task.is_train(instances), "train", "held_out")
+    streams = {"split": by_stream(split), "instance": by_stream(instances), "history": by_stream(np.arange(b))}
     values = {"return": returns, "score": task.score(returns, instances), "regret": regret, **(shares or {})}
-    columns |= {name: x.ravel() for name, x in values.items()}
-    return pd.DataFrame(columns).reindex(columns=TABLE_COLUMNS)
+    columns = {"agent": agent, "task": task.name, "seed": seed, **streams, "episode": np.tile(np.arange(1, e + 1), b)}
+    return pd.DataFrame({**columns, **{name: x.ravel() for name, x in values.items()}}).reindex(columns=TABLE_COLUMNS)
 
 def regrets(
     task: Task,  # what was played
@@ -62,10 +60,10 @@ def regrets(
 FEEDBACK = ("true", "zeroed", "shuffled")  # what an agent is told of rewards
 
 class Watched:
-    "An agent whose readable actions and expected rewards are counted, and which may be told other rewards than it earned."
+    "An agent whose readable actions and expected rewards are counted, and which may be told other rewards."
     def __init__(self,
-        agent: Agent,  # may have `failed` (b,), of the action just chosen, and `reward_right` (b,), of the transition before
-        feedback: str = "true",  # "true"; "zeroed": told that every reward was 0; "shuffled": told what another stream earned at that step
+        agent: Agent,  # may have `failed` (b,) and `reward_right` (b,)
+        feedback: str = "true",  # "true"; "zeroed": each reward is 0; "shuffled": what another stream earned just then
         rng: np.random.Generator | None = None,  # decides which other stream
     ):
         if feedback not in FEEDBACK: raise UserError(nearest(feedback, FEEDBACK, "feedback"))
@@ -90,6 +88,7 @@ def act(self: Watched,
     self._count("parse_failure", self.episode, "failed")
     return action
 
+# %% ../../nbs/41_evaluate.ipynb #ad9849cf
 @patch
 def told(self: Watched,
     reward: np.ndarray,  # (b,) that was earned
@@ -141,9 +140,11 @@ def pick_instances(
         if k < 1: raise UserError(f"{name} must be at least 1, not {k}")
     there = task.instances(split)
     if n > len(there):
-        raise UserError(f"{n} instances asked for, but task {task.name!r} has {len(there)} in split {split!r}; ask for at most so many")
+        has = f"task {task.name!r} has {len(there)} in split {split!r}"
+        raise UserError(f"{n} instances asked for, but {has}; ask for at most so many")
     return np.repeat(there[:n], streams)
 
+# %% ../../nbs/41_evaluate.ipynb #4366128f
 @contextmanager
 def episode_bar(
     n_episodes: int,  # in all
@@ -158,8 +159,8 @@ def episode_bar(
 def _rollout(task, agent, instances, n_episodes, seeds, done=None):
     try: return rollout(task.make_env(instances), agent, n_episodes, seeds, done)
     except torch.OutOfMemoryError as e:
-        told = str(e).splitlines()[0]
-        raise UserError(f"the GPU ran out of memory with {len(instances)} streams: {told} Play fewer instances or streams at a time") from e
+        what = f"the GPU ran out of memory with {len(instances)} streams: {str(e).splitlines()[0]}"
+        raise UserError(f"{what} Play fewer instances or streams at a time") from e
 
 def _history(played, i, task, instance, agent, seed):
     "One stream of a rollout."
@@ -176,7 +177,7 @@ def play(
     streams: int = 4,  # independent streams on each instance
     seed: int = 0,  # of environments and agents
     split: Split = "held_out",  # which instances
-    instances: np.ndarray | None = None,  # exactly these, one stream each, instead of the first `n_instances` of the split
+    instances: np.ndarray | None = None,  # exactly these, one stream each; default: the first of the split
     progress: bool = False,  # show a progress bar
     feedback: str = "true",  # rewards that the agent is told: "true", "zeroed" or "shuffled"
 ) -> pd.DataFrame:  # one row an episode, columns `TABLE_COLUMNS`
@@ -206,9 +207,10 @@ def evaluate(
 
 def _as_seen_by(model, task): return task.view("language" if isinstance(model, LMModel) else "rl")
 
+# %% ../../nbs/41_evaluate.ipynb #fa1873c3
 @dataclass(frozen=True)
 class OnlineScore:
-    "A short online evaluation to run while training: called with a model, it gives its mean score. It can be sent to another process."
+    "A short online evaluation to run while training: called with a model, it gives its mean score. It can be pickled."
     task: Task  # what is played
     n_episodes: int = 30  # episodes of every stream
     n_instances: int = 16  # instances
@@ -218,7 +220,8 @@ class OnlineScore:
     def __call__(self, model: RLModel | LMModel) -> dict[str, float]:
         asked = dict(n_instances=self.n_instances, streams=1, seed=self.seed, feedback=self.feedback)
         played = evaluate(model, self.task, self.n_episodes, **asked)
-        return {"score": float(played[played["episode"] > self.n_episodes - 10]["score"].mean())}
+        scores = played["score"].to_numpy().reshape(-1, self.n_episodes)  # (b, e)
+        return {"score": float(scores[:, -10:].mean(1).mean())}
 
 # %% ../../nbs/41_evaluate.ipynb #71ec0308
 def play_history(

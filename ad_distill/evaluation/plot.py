@@ -25,6 +25,7 @@ STYLE = {  # agent -> label, color, line style
     "optimum": ("optimum", "#30343f", "--"),
     "random": ("random", "#8d96a3", ":")}
 
+# %% ../../nbs/evaluation/04_plot.ipynb #e0c03e9b
 def binned(
     table: pd.DataFrame,  # tidy table of episodes, any agents
     value: str,  # column that is averaged
@@ -35,6 +36,7 @@ def binned(
     keys = [k for k in ("agent", "training_seed", "history", "episode") if k in table]
     return table.groupby(keys, sort=False, as_index=False, dropna=False)[value].mean()
 
+# %% ../../nbs/evaluation/04_plot.ipynb #faeb5624
 def plot_curves(
     table: pd.DataFrame,  # tidy table of episodes, any agents
     ax: Axes | None = None,  # where to draw; default: new axes

@@ -35,9 +35,8 @@ def interval(
 ) -> np.ndarray:  # (2, ...) lower and upper end
     "95 % bootstrap interval of the interquartile mean."
     if len(x) < 2 or (x == x[:1]).all(): return np.stack([iqm(x)] * 2)
-    batch = max(1, 2_000_000 // x.size)  # resamples in memory at once
-    found = stats.bootstrap((x,), iqm, n_resamples=n_resamples, method="percentile", rng=rng, vectorized=True, batch=batch)
-    return np.stack(found.confidence_interval)
+    how = dict(method="percentile", vectorized=True, batch=max(1, 2_000_000 // x.size))  # batch: so many in memory
+    return np.stack(stats.bootstrap((x,), iqm, n_resamples=n_resamples, rng=rng, **how).confidence_interval)
 
 # %% ../../nbs/evaluation/01_statistics.ipynb #427b9730
 def by_history(
@@ -68,10 +67,10 @@ def episodes_to(
     level: float,  # a score
     smooth: int = 5,  # episodes averaged over, from the one that is counted
 ) -> int | None:  # None: not reached
-    "Sample efficiency: the first episode from which on the mean score of all histories stays at a level for `smooth` episodes."
+    "Sample efficiency: the first episode from which on the mean score of all histories stays at a level."
     mean = by_history(table).mean(0)  # (episodes,)
     if len(mean) < smooth: return None
-    ahead = np.convolve(mean, np.ones(smooth) / smooth, "valid")  # mean of this episode and those behind it
+    ahead = np.convolve(mean, np.ones(smooth) / smooth, "valid")  # this episode and those behind it
     reached = np.flatnonzero(ahead >= level)
     return int(reached[0]) + 1 if len(reached) else None
 
@@ -86,7 +85,7 @@ def summarize(
     table: pd.DataFrame,  # any agents
     last: int = 10,  # episodes at the end that the final score is made of
     seed: int = 0,  # of the bootstrap
-) -> dict[str, dict[str, Any]]:  # by agent: score_iqm, score_ci, score_mean, first_score, regret, `known_shares`, episodes_to_50, _80, _90
+) -> dict[str, dict[str, Any]]:  # agent -> score_iqm, score_ci, score_mean, first_score, regret, episodes_to_50, ...
     "Figures for each agent: how good at the end, how fast."
     return {agent: _summary(rows, last, seed) for agent, rows in table.groupby("agent", sort=False)}
 
@@ -110,15 +109,17 @@ def seeds_by_instances(
     value: str = "score",  # column
     seeds: str = "training_seed",  # column of the training seed; a table without it is of one seed
     instances: str = "instance",  # column of the task instance
-) -> pd.DataFrame:  # a row for each seed and instance, a column for each episode (one alone in a table without episodes)
+) -> pd.DataFrame:  # a row for each seed and instance, a column for each episode
     "Mean over the streams on each instance. Raises `UserError` if a seed did not play every instance."
-    rows = table if seeds in table else table.assign(**{seeds: 0})
-    if "episode" not in rows: rows = rows.assign(episode=1)
-    means = rows.groupby([seeds, instances, "episode"])[value].mean().unstack("episode")
-    n_seeds, n_instances = (len(level) for level in means.index.levels)
-    if len(means) < n_seeds * n_instances:
-        raise UserError(f"{n_seeds} training seeds and {n_instances} instances make {n_seeds * n_instances} pairs, the table has {len(means)}; every seed has to play every instance")
+    missing = {name: 0 for name in (seeds, "episode") if name not in table}
+    means = table.assign(**missing).groupby([seeds, instances, "episode"])[value].mean().unstack("episode")
+    _check_pairs(means, *(len(level) for level in means.index.levels))
     return means
+
+def _check_pairs(means, n_seeds, n_instances):
+    if len(means) == n_seeds * n_instances: return
+    pairs = f"{n_seeds} training seeds and {n_instances} instances make {n_seeds * n_instances} pairs"
+    raise UserError(f"{pairs}, the table has {len(means)}; every seed has to play every instance")
 
 # %% ../../nbs/evaluation/01_statistics.ipynb #ab2367e8
 def two_way_bootstrap(
@@ -166,6 +167,20 @@ def _array(means, last):
 def _figure(value, drawn, shape):
     return {"value": float(value), "ci": percentile_interval(drawn), "seeds": shape[0], "instances": shape[1]}
 
+# %% ../../nbs/evaluation/01_statistics.ipynb #3ac5d224
+def _paired(a, b):
+    "What two agents have in common, of two tables of `seeds_by_instances`."
+    a, b = _for_seeds_of(a, b), _for_seeds_of(b, a)
+    common = a.index.intersection(b.index).sort_values()
+    if len(common): return a.loc[common], b.loc[common]
+    raise UserError("these agents have no training seed and instance in common; play them on the same instances")
+
+def _for_seeds_of(means, other):
+    "Means of an agent of one training seed, repeated for every seed of another agent."
+    own, theirs = (x.index.get_level_values(0).unique() for x in (means, other))
+    if len(own) > 1: return means
+    return pd.concat({seed: means.loc[own[0]] for seed in theirs})
+
 # %% ../../nbs/evaluation/01_statistics.ipynb #a7d2d576
 def two_way_difference(
     table: pd.DataFrame,  # rows of both agents
@@ -188,19 +203,6 @@ def two_way_difference(
     drawn = two_way_bootstrap(joined, np.random.default_rng(seed), n_resamples, difference)
     return _figure(difference(joined), drawn, joined.shape)
 
-def _paired(a, b):
-    "What two agents have in common, of two tables of `seeds_by_instances`."
-    a, b = _for_seeds_of(a, b), _for_seeds_of(b, a)
-    common = a.index.intersection(b.index).sort_values()
-    if not len(common): raise UserError("these agents have no training seed and instance in common; play them on the same instances")
-    return a.loc[common], b.loc[common]
-
-def _for_seeds_of(means, other):
-    "Means of an agent of one training seed, repeated for every seed of another agent."
-    own, theirs = (x.index.get_level_values(0).unique() for x in (means, other))
-    if len(own) > 1: return means
-    return pd.concat({seed: means.loc[own[0]] for seed in theirs})
-
 # %% ../../nbs/evaluation/01_statistics.ipynb #2fff4f89
 def gain(
     table: pd.DataFrame,  # rows of one agent
@@ -215,7 +217,7 @@ def gain(
     last = last or max(1, n // 4)
     if first + last > n: raise UserError(f"{n} episodes have no first {first} and last {last}; play more of them")
     means = seeds_by_instances(table, value)
-    start, end = means.iloc[:, :first].mean(axis=1), means.iloc[:, -last:].mean(axis=1)
+    start, end = (x.mean(axis=1) for x in (means.iloc[:, :first], means.iloc[:, -last:]))
     better = (end - start).unstack().to_numpy()  # (seeds, instances)
     ci = percentile_interval(two_way_bootstrap(better, rng, n_resamples))
     return {"gain": float(better.mean()), "ci": ci, "first": float(start.mean()), "last": float(end.mean())}

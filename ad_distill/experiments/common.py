@@ -8,7 +8,7 @@ Docs: https://ad-distill.github.io/ad_distill/experiments/common.html.md"""
 __all__ = ['AGENTS', 'NAMES', 'Jobs', 'KEPT', 'pick', 'one_of', 'seeds_from', 'output_path', 'Experiment', 'machine', 'together',
            'families_of', 'in_order', 'model_settings', 'model_jobs', 'distill_jobs', 'train_all', 'training_costs',
            'training_table', 'play_models', 'play_all', 'report', 'show_report', 'picture', 'known', 'mean_of_runs',
-           'figures', 'family_figures']
+           'family_figures', 'by_seed', 'figures']
 
 # %% ../../nbs/experiments/01_common.ipynb #9f14ea7a
 import hashlib
@@ -32,7 +32,7 @@ from fastcore.basics import patch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..data.dataset import Windows
+from ..data.dataset import Strided, Windows, windows_of
 from ..data.store import Store
 from ..evaluation.baselines import play_random, recorded_curve
 from ..evaluation.play import SHARES, evaluate
@@ -64,6 +64,7 @@ def one_of(
     if value not in choices: raise UserError(nearest(value, choices, what))
     return value
 
+# %% ../../nbs/experiments/01_common.ipynb #7dd49b6b
 def seeds_from(
     seed: int,  # the first
     n: int,  # how many
@@ -132,6 +133,7 @@ def save(self: Experiment,
         print(f"picture: {picture}")
     return path
 
+# %% ../../nbs/experiments/01_common.ipynb #f8820a4f
 def machine() -> dict[str, Any]:  # "cores", "load" (None where it is not known)
     "What an experiment runs on, and how busy that is."
     load = [round(x, 2) for x in os.getloadavg()] if hasattr(os, "getloadavg") else None
@@ -154,6 +156,7 @@ def _end_workers():
         with suppress(psutil.Error):  # it may have ended by itself
             if "--multiprocessing-fork" in child.cmdline(): child.terminate()
 
+# %% ../../nbs/experiments/01_common.ipynb #92c8a3d2
 def together(
     function: Callable,  # importable from a module, such as `distill`
     jobs: dict[Any, dict[str, Any]],  # keyword arguments of each call
@@ -194,21 +197,21 @@ def in_order(
 # %% ../../nbs/experiments/01_common.ipynb #b57b1b1d
 def model_settings(
     store: Store,  # the histories
-    settings: dict[str, Any],  # window, stride, from_start, steps, expert_steps; maybe batch, muon_lr, width, layers, heads, context, reward_weight; the same with lm_ in front, lm_max_tokens, lm_weights of fields
+    settings: dict[str, Any],  # as the sizes of the experiment have them, see above
     writer: Serializer | None = None,  # for the language model; None: there is none
-    **changes,  # settings of `Windows` for all but expert distillation, such as zero_rewards
+    **changes,  # settings of `windows_of` for all but expert distillation, such as zero_rewards
 ) -> dict[str, dict[str, Any]]:  # family -> windows, model, training (and serializer) of `distill`
     "How each family is trained."
-    every, shape, training = store.info.get("every", 1), _rl_shape(settings), _training(settings, "")
-    expert = {**training, "max_steps": settings["expert_steps"]}
-    kinds = {
-        "rl": dict(windows=_windows(settings, "", every, changes), model=shape, training=training),
-        "expert": dict(windows=_last_tenth(settings, store), model=shape, training=expert)}
-    if writer:
-        lm = dict(windows=_windows(settings, "lm_", every, changes), model=_lm_shape(settings))
-        kinds["lm"] = dict(**lm, training=_training(settings, "lm_"), serializer=writer)
-    return kinds
+    every = store.info.get("every", 1)
+    rl = dict(model=_rl_shape(settings), training=_training(settings, ""))
+    kinds = {"rl": dict(windows=_windows(settings, "", every, changes), **rl)}
+    kinds["expert"] = dict(windows=_last_tenth(settings, store), **rl)
+    kinds["expert"]["training"] = {**rl["training"], "max_steps": settings["expert_steps"]}
+    if writer is None: return kinds
+    lm = dict(model=_lm_shape(settings), training=_training(settings, "lm_"), serializer=writer)
+    return {**kinds, "lm": dict(windows=_windows(settings, "lm_", every, changes), **lm)}
 
+# %% ../../nbs/experiments/01_common.ipynb #c479b851
 def _given(settings, prefix, *names):
     "Those of the settings that are there."
     return {name: settings[prefix + name] for name in names if settings.get(prefix + name) is not None}
@@ -226,19 +229,20 @@ def _lm_shape(settings):
 def _windows(settings, prefix, every, changes):
     "Windows from all over a history."
     stride = max(1, round(settings[f"{prefix}stride"] / every))
-    return Windows(settings[f"{prefix}window"], stride, from_start=settings["from_start"], **changes)
+    return windows_of(settings[f"{prefix}window"], stride, from_start=settings["from_start"], **changes)
 
 def _last_tenth(settings, store):
     "Windows from where nothing improves any more."
     window, tenth = settings["window"], int(np.diff(store.episode_offset).min()) // 10
     if tenth < 1:
-        raise UserError("histories need at least 10 episodes, for expert distillation is of their last tenth; make them longer")
-    return Windows(min(window, tenth), max(1, tenth // window - 1), part=(0.9, 1.0))
+        why = "expert distillation is of their last tenth"
+        raise UserError(f"histories need at least 10 episodes, for {why}; make them longer")
+    return Windows(min(window, tenth), Strided(max(1, tenth // window - 1)), part=(0.9, 1.0))
 
 def _training(settings, prefix):
-    steps, more = settings[f"{prefix}steps"], _given(settings, prefix, "batch", "muon_lr")
-    if "batch" in more: more["per_device_train_batch_size"] = more.pop("batch")
-    return dict(max_steps=steps, **more, logging_steps=max(1, steps // 40))
+    steps, given = settings[f"{prefix}steps"], _given(settings, prefix, "batch", "muon_lr")
+    if "batch" in given: given["per_device_train_batch_size"] = given.pop("batch")
+    return dict(max_steps=steps, **given, logging_steps=max(1, steps // 40))
 
 # %% ../../nbs/experiments/01_common.ipynb #f81f8294
 Jobs = dict[tuple[str, int], dict[str, Any]]  # (family, seed) -> arguments of `distill`
@@ -254,11 +258,14 @@ def model_jobs(
     "What is to be trained, the slowest first. Of expert distillation, if there is any in `kinds`, one seed."
     keys = [(family, seed) for family in reversed(families) for seed in seeds]
     if "expert" in kinds: keys.append(("expert", seeds[0]))
-    def job(family, seed):
-        about = dict(path=work / f"{family}_{seed}", seed=seed, title=f"{NAMES[AGENTS[family]]}, seed {seed}")
-        return dict(task=task, store=store, resume=True, **about, **kinds[family])
-    return {key: job(*key) for key in keys}
+    common = dict(task=task, store=store, resume=True)
+    return {(f, s): dict(**common, **_named(f, s, work), **kinds[f]) for f, s in keys}
 
+def _named(family, seed, work):
+    "Where a model goes, and what its progress bar says."
+    return dict(path=work / f"{family}_{seed}", seed=seed, title=f"{NAMES[AGENTS[family]]}, seed {seed}")
+
+# %% ../../nbs/experiments/01_common.ipynb #bef6f878
 def distill_jobs(
     task: Task,  # whose histories they are
     store: Store,  # the histories
@@ -267,7 +274,7 @@ def distill_jobs(
     families: Sequence[str],  # of `families_of`
     seeds: Sequence[int],  # of training
     writer: Serializer | None = None,  # for the language models
-    **changes,  # settings of `Windows` for all but expert distillation
+    **changes,  # settings of `windows_of` for all but expert distillation
 ) -> Jobs:
     "The jobs of `model_settings`."
     kinds = model_settings(store, settings, writer if "lm" in families else None, **changes)
@@ -305,14 +312,14 @@ def play_models(
     **kwargs,  # n_instances, streams, instances, seed, progress: see `play`
 ) -> pd.DataFrame:  # one row an episode; agents "model", "lm", "expert"
     "The episodes of all trained models."
-    tables = []
-    for family, seed in in_order(jobs):
+    def played(family, seed):
         told = "true" if family == "expert" else feedback
         model = load_model(jobs[family, seed]["path"])
-        played = evaluate(model, task, n_episodes, agent=AGENTS[family], feedback=told, **kwargs)
-        tables.append(played.assign(training_seed=seed))
-    return pd.concat(tables, ignore_index=True)
+        table = evaluate(model, task, n_episodes, agent=AGENTS[family], feedback=told, **kwargs)
+        return table.assign(training_seed=seed)
+    return pd.concat([played(*key) for key in in_order(jobs)], ignore_index=True)
 
+# %% ../../nbs/experiments/01_common.ipynb #bfb6e791
 def play_all(
     task: Task,  # what is played
     store: Store,  # histories, for the source's curve
@@ -321,7 +328,7 @@ def play_all(
     seed: int = 0,  # of environments and agents
     progress: bool = True,  # show bars
     feedback: str = "true",  # rewards that models are told
-    beside: list[pd.DataFrame] | None = None,  # tables of what they are compared with; default: the source's curve and random play
+    beside: list[pd.DataFrame] | None = None,  # what they are compared with; default: the source's curve, random play
     **kwargs,  # n_instances, streams: see `play`
 ) -> pd.DataFrame:  # one row an episode; agents "model", "lm", "expert", "source", "random"
     "Everybody's episodes, on the same held-out instances (but the source's)."
@@ -354,9 +361,12 @@ def _gain(agent, rows, rng):
 def _agent_report(agent, rows, final, rng):
     found = _gain(agent, rows, rng)
     told = {k: found[k] for k in ("first", "last", "gain", "ci")}
-    told["of_source"] = found["last"] / final if final > 0 else math.nan
-    told["episodes_to_source"] = episodes_to(rows, KEPT * final, 3) if final > 0 else None
-    return told | known_shares(rows)
+    return told | _against(final, found["last"], rows) | known_shares(rows)
+
+def _against(final, last, rows):
+    "How an agent's end compares with the source's; unknown if that learnt nothing."
+    if final <= 0: return {"of_source": math.nan, "episodes_to_source": None}
+    return {"of_source": last / final, "episodes_to_source": episodes_to(rows, KEPT * final, 3)}
 
 # %% ../../nbs/experiments/01_common.ipynb #1e80f41b
 def show_report(
@@ -401,22 +411,7 @@ def mean_of_runs(
     names = [k for k in known(runs[0]) if k.startswith(prefixes)]
     return {k: float(np.mean([run[k] for run in runs])) for k in names}
 
-# %% ../../nbs/experiments/01_common.ipynb #0c8dd7fb
-def figures(
-    found: pd.DataFrame,  # from `report`
-    trained: dict[tuple[str, int], dict[str, Any]],  # (family, seed) -> what `distill` gave
-    table: pd.DataFrame,  # from `play_all`
-) -> dict[str, Any]:  # plain values; those of the first family on top, of a second one under its name
-    "What the result file says."
-    chosen = [f for f in ("rl", "lm") if any(family == f for family, _ in trained)]
-    by_family = {f: family_figures(f, found, trained, table) for f in chosen}
-    first = by_family.pop(chosen[0])
-    source, episodes = found.loc["source"], int(table[table.agent == "source"]["episode"].max())
-    return {
-        **first, "source_first": source["first"], "source_final": source["last"], "source_episodes": episodes,
-        "source_episodes_to_source": source["episodes_to_source"], "expert_last": found.loc["expert", "last"],
-        "random_last": found.loc["random", "last"], **by_family}
-
+# %% ../../nbs/experiments/01_common.ipynb #8a55805e
 def family_figures(
     family: str,  # rl or lm
     found: pd.DataFrame,  # from `report`
@@ -426,10 +421,33 @@ def family_figures(
     "What the result file says of one family of models."
     runs = [t for (of, _), t in trained.items() if of == family]
     rows = table[table.agent == AGENTS[family]]
+    told = {f"online_{k}" if k in SHARES else k: v for k, v in known(found.loc[AGENTS[family]]).items()}
+    by_episode = rows.groupby("episode")["score"].mean().round(4).tolist()
+    return {**told, "by_training_seed": by_seed(rows), "score_by_episode": by_episode, **mean_of_runs(runs)}
+
+def by_seed(
+    rows: pd.DataFrame,  # of one agent
+) -> dict[str, float]:  # training seed -> score
+    "Mean score of each training seed, in the last quarter of the episodes."
     n = rows["episode"].max()
     tail = rows[rows["episode"] > n - max(1, n // 4)]
-    told = {f"online_{k}" if k in SHARES else k: v for k, v in known(found.loc[AGENTS[family]]).items()}
+    return {str(seed): float(score) for seed, score in tail.groupby("training_seed")["score"].mean().items()}
+
+# %% ../../nbs/experiments/01_common.ipynb #0c8dd7fb
+def figures(
+    found: pd.DataFrame,  # from `report`
+    trained: dict[tuple[str, int], dict[str, Any]],  # (family, seed) -> what `distill` gave
+    table: pd.DataFrame,  # from `play_all`
+) -> dict[str, Any]:  # plain values; those of the first family on top, of a second one under its name
+    "What the result file says."
+    families = dict.fromkeys(family for family, _ in in_order(trained) if family != "expert")
+    first, *others = [(family, family_figures(family, found, trained, table)) for family in families]
+    return {**first[1], **_beside(found, table), **dict(others)}
+
+def _beside(found, table):
+    "How those that models are compared with began and ended."
+    source, episodes = found.loc["source"], int(table[table.agent == "source"]["episode"].max())
     return {
-        **told,
-        "by_training_seed": {str(s): float(v) for s, v in tail.groupby("training_seed")["score"].mean().items()},
-        "score_by_episode": rows.groupby("episode")["score"].mean().round(4).tolist(), **mean_of_runs(runs)}
+        "source_first": source["first"], "source_final": source["last"], "source_episodes": episodes,
+        "source_episodes_to_source": source["episodes_to_source"],
+        **{f"{agent}_last": found.loc[agent, "last"] for agent in ("expert", "random")}}

@@ -17,22 +17,7 @@ import numpy as np
 from ..tasks.core import stream_seeds
 from ..trajectory import History
 
-# %% ../../nbs/experiments/04_gym.ipynb #c229ff90
-def replay(
-    task: Any,  # with `render_env`, such as a `GymTask`
-    history: History,  # from `play_history`
-    shown: Sequence[int],  # numbers of the episodes that are drawn
-    skip: int = 4,  # steps from one frame to the next
-) -> list[list[np.ndarray]]:  # frames (height, width, 3) of each
-    "Do again what was recorded, and look. Raises `RuntimeError` if it comes out otherwise."
-    env, frames = task.render_env(history.task["instance"]), {}
-    seed = int(stream_seeds(history.seed, [0], 0)[0])
-    for e in range(max(shown) + 1):
-        state, _ = env.reset(seed=seed if e == 0 else None)
-        frames[e] = _replay_episode(env, state, history[e], f"episode {e + 1}", skip if e in shown else None)
-    env.close()
-    return [frames[e] for e in shown]
-
+# %% ../../nbs/experiments/04_gym.ipynb #1675c0c5
 def _replay_episode(env, state, episode, name, skip):
     "Frames of an episode, one in `skip` steps and the last; none without `skip`."
     frames, total = [], 0.
@@ -51,26 +36,25 @@ def _check_state(state, recorded, where):
     if np.allclose(state, recorded, atol=1e-5): return
     raise RuntimeError(f"{where}: replayed, the state is {np.round(state, 4)}; recorded was {recorded.round(4)}")
 
+# %% ../../nbs/experiments/04_gym.ipynb #c229ff90
+def replay(
+    task: Any,  # with `render_env`, such as a `GymTask`
+    history: History,  # from `play_history`
+    shown: Sequence[int],  # numbers of the episodes that are drawn
+    skip: int = 4,  # steps from one frame to the next
+) -> list[list[np.ndarray]]:  # frames (height, width, 3) of each
+    "Do again what was recorded, and look. Raises `RuntimeError` if it comes out otherwise."
+    env, frames = task.render_env(history.task["instance"]), {}
+    seed = int(stream_seeds(history.seed, [0], 0)[0])
+    for e in range(max(shown) + 1):
+        state, _ = env.reset(seed=seed if e == 0 else None)
+        frames[e] = _replay_episode(env, state, history[e], f"episode {e + 1}", skip if e in shown else None)
+    env.close()
+    return [frames[e] for e in shown]
+
 # %% ../../nbs/experiments/04_gym.ipynb #9cfad2e5
 TITLE = 22  # height of the line above a panel, in pixels
 GAP = 4  # between panels
-
-def save_gif(
-    path: Path,  # of the file
-    panels: Sequence[tuple[str, list[np.ndarray]]],  # title and frames of each, side by side; one that ends early stays as it was
-    width: int = 300,  # of a panel, in pixels
-    colors: int = 16,  # of all frames together
-    milliseconds: int = 80,  # that a frame stays; the last one for 2 s
-) -> Path:
-    "Write an animation."
-    from PIL import Image
-    n = max(len(frames) for _, frames in panels)
-    images = [_side_by_side([(title, frames[min(k, len(frames) - 1)]) for title, frames in panels], width) for k in range(n)]
-    palette = images[n // 2].quantize(colors)
-    first, *others = [x.quantize(palette=palette, dither=Image.Dither.NONE) for x in images]
-    stay = [milliseconds] * (n - 1) + [2000]
-    first.save(path, save_all=True, append_images=others, duration=stay, loop=0, optimize=True)
-    return path
 
 def _side_by_side(panels, width):
     "One image of several frames, each `width` wide and with its title above it."
@@ -78,8 +62,27 @@ def _side_by_side(panels, width):
     rows, columns, _ = panels[0][1].shape
     height = round(width * rows / columns)
     image = Image.new("RGB", ((width + GAP) * len(panels) - GAP, height + TITLE), "white")
-    for i, (title, frame) in enumerate(panels):
-        x = i * (width + GAP)
-        ImageDraw.Draw(image).text((x + 4, 3), title, "black", ImageFont.load_default(13))
+    draw, font = ImageDraw.Draw(image), ImageFont.load_default(13)
+    for x, (title, frame) in zip(range(0, image.width, width + GAP), panels):
+        draw.text((x + 4, 3), title, "black", font)
         image.paste(Image.fromarray(frame).resize((width, height), Image.Resampling.BILINEAR), (x, TITLE))
     return image
+
+# %% ../../nbs/experiments/04_gym.ipynb #7079a3f1
+def save_gif(
+    path: Path,  # of the file
+    panels: Sequence[tuple[str, list[np.ndarray]]],  # title and frames of each, side by side
+    width: int = 300,  # of a panel, in pixels
+    colors: int = 16,  # of all frames together
+    milliseconds: int = 80,  # that a frame stays; the last one for 2 s
+) -> Path:
+    "Write an animation."
+    from PIL import Image
+    n = max(len(frames) for _, frames in panels)
+    def panels_at(k): return [(title, frames[min(k, len(frames) - 1)]) for title, frames in panels]
+    images = [_side_by_side(panels_at(k), width) for k in range(n)]
+    palette = images[n // 2].quantize(colors)
+    first, *others = [x.quantize(palette=palette, dither=Image.Dither.NONE) for x in images]
+    stay = [milliseconds] * (n - 1) + [2000]
+    first.save(path, save_all=True, append_images=others, duration=stay, loop=0, optimize=True)
+    return path

@@ -43,9 +43,26 @@ def thinned(
             if not writer.has(i): writer.put(i, store[i].stride(every))
     return Store.open(path)
 
-# %% ../../nbs/experiments/05_recorded.ipynb #35b3cbb5
+# %% ../../nbs/experiments/05_recorded.ipynb #698255d8
 WIRINGS = ("actions", "sides")  # variations whose value says what each action does
 
+def _renumbering(old, new, instance):
+    "The new number of every action of an instance. Raises `UserError` where anything else differs."
+    before, kept = _wiring(old, instance)
+    after, wanted = _wiring(new, instance)
+    if kept == wanted: return np.argsort(after)[before]
+    both = f"{kept} with vary={old.vary!r}, and {wanted} with vary={new.vary!r}"
+    raise UserError(f"instance {instance} has {both}; only the wiring of the actions may differ")
+
+def _wiring(task, instance):
+    "What each action does in an instance, and all else that is said of it."
+    told = task.describe(instance)
+    wiring = [told[k] for k in WIRINGS if k in told] or [range(task.spaces.action.n)]
+    return np.array(wiring[0]), {k: v for k, v in told.items() if k not in WIRINGS}
+
+def _task(described): return make_task(described["name"], **described["params"])
+
+# %% ../../nbs/experiments/05_recorded.ipynb #35b3cbb5
 def rewired(
     store: Store,  # histories of a `GymTask`
     path: str | Path,  # directory of the new store, or of one that was begun
@@ -61,22 +78,6 @@ def rewired(
             columns = {**h.columns, "action": renumbered[action].astype(action.dtype)}
             writer.put(i, replace(h, columns=columns, task={**about, "instance": h.task["instance"]}))
     return Store.open(path)
-
-def _renumbering(old, new, instance):
-    "The new number of every action of an instance. Raises `UserError` where anything else differs."
-    before, kept = _wiring(old, instance)
-    after, wanted = _wiring(new, instance)
-    if kept != wanted:
-        raise UserError(f"instance {instance} has {kept} with vary={old.vary!r}, and {wanted} with vary={new.vary!r}; only the wiring of the actions may differ")
-    return np.argsort(after)[before]
-
-def _wiring(task, instance):
-    "What each action does in an instance, and all else that is said of it."
-    told = task.describe(instance)
-    wiring = [told[k] for k in WIRINGS if k in told] or [range(task.spaces.action.n)]
-    return np.array(wiring[0]), {k: v for k, v in told.items() if k not in WIRINGS}
-
-def _task(described): return make_task(described["name"], **described["params"])
 
 # %% ../../nbs/experiments/05_recorded.ipynb #b3836516
 DECIMALS = {"state": 3, "reward": 3, "logprob": 2}
@@ -96,6 +97,7 @@ def real_numbers(
     "What `whole_numbers` was made of, rounded."
     return (x / 10. ** decimals).astype(dtype)
 
+# %% ../../nbs/experiments/05_recorded.ipynb #00067d0d
 def differences(
     x: np.ndarray,  # (t, d) whole numbers
     starts: np.ndarray,  # (e,) rows where an episode starts
@@ -150,7 +152,8 @@ def _check_packable(spaces):
     state = spaces.state
     in_a_row = isinstance(state, Box) and state.dtype.kind == "f" and len(state.shape) == 1
     if in_a_row and isinstance(spaces.action, Discrete): return
-    raise UserError(f"only states in a row of real numbers, and Discrete actions, can be packed; the store has {spaces}")
+    expected = "only states in a row of real numbers, and Discrete actions, can be packed"
+    raise UserError(f"{expected}; the store has {spaces}")
 
 def pack_histories(
     store: Store,  # histories with states in a row of real numbers and Discrete actions; not empty
@@ -177,33 +180,39 @@ def _read(path):
     "Table and metadata of a file."
     import pyarrow as pa
     import pyarrow.parquet as pq
-    path, again = Path(path), f"python -m ad_distill.experiments.recorded --out {path}"
-    if not path.is_file(): raise UserError(f"there are no recorded histories at {path}; make them with: {again}")
+    again = f"make it with: python -m ad_distill.experiments.recorded --out {path}"
+    if not Path(path).is_file(): raise UserError(f"there are no recorded histories at {path}; {again}")
     try: table = pq.read_table(path)
     except (pa.ArrowException, OSError) as e:
-        raise UserError(f"{path} cannot be read: {str(e).splitlines()[0]}; copy it again, or make it with: {again}") from e
+        raise UserError(f"{path} cannot be read: {str(e).splitlines()[0]}; copy it again, or {again}") from e
     about = json.loads((table.schema.metadata or {}).get(b"ad_distill", b"{}"))
-    if about.get("format") != FORMAT or about.get("version") != VERSION:
-        raise UserError(f"{path} does not hold recorded histories of format {FORMAT!r}, version {VERSION}")
-    return table, about
+    if (about.get("format"), about.get("version")) == (FORMAT, VERSION): return table, about
+    raise UserError(f"{path} does not hold recorded histories of format {FORMAT!r}, version {VERSION}")
 
+# %% ../../nbs/experiments/05_recorded.ipynb #fa9b424a
 def unpack_history(
     row: dict[str, Any],  # of `pack_history`
     about: dict[str, Any],  # metadata of the file: decimals, task, source, versions
     spaces: Spaces,  # of its histories
 ) -> History:
     "The history of a row."
-    lengths, decimals = row["length"], about["decimals"]
-    ends = np.cumsum(lengths)
-    steps = np.stack([row[f"state_{j}"] for j in range(spaces.state.shape[0])], 1).astype(np.int64)  # (t, d)
-    state = sums(steps, ends - lengths, lengths)
-    columns = {"state": real_numbers(state, decimals["state"], spaces.state.dtype), "action": row["action"]}
+    decimals, task = about["decimals"], {**about["task"], "instance": row["instance"]}
+    columns = {"state": _states(row, decimals["state"], spaces.state), "action": row["action"]}
     for k in ("reward", "logprob"): columns[k] = real_numbers(row[k], decimals[k], np.float32)
-    for k in ("terminated", "truncated"):
-        columns[k] = np.zeros(ends[-1], bool)
-        columns[k][ends - 1] = row[k]
-    about_it = {**about["task"], "instance": row["instance"]}
-    return History(columns, lengths, spaces, about_it, about["source"], row["seed"], about["versions"])
+    for k in ("terminated", "truncated"): columns[k] = _at_ends(row[k], row["length"])
+    return History(columns, row["length"], spaces, task, about["source"], row["seed"], about["versions"])
+
+def _states(row, decimals, space):
+    steps = np.stack([row[f"state_{j}"] for j in range(space.shape[0])], 1).astype(np.int64)  # (t, d)
+    lengths = row["length"]
+    return real_numbers(sums(steps, np.cumsum(lengths) - lengths, lengths), decimals, space.dtype)
+
+def _at_ends(flags, lengths):
+    "A flag of each episode (e,), at its last transition (t,)."
+    ends = np.cumsum(lengths)
+    column = np.zeros(ends[-1], bool)
+    column[ends - 1] = flags
+    return column
 
 # %% ../../nbs/experiments/05_recorded.ipynb #f40d3dfa
 def recorded_task(

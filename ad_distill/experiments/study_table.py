@@ -28,7 +28,8 @@ from ..language.serializer import FIELDS
 from ..registry import UserError
 
 # %% ../../nbs/experiments/03_study_table.ipynb #92cb4653
-COMMITTED = Path(str(files("ad_distill"))) / "experiments/serializer_study.parquet"  # cells of the full study, where they come with the package
+# cells of the full study, where they come with the package
+COMMITTED = Path(str(files("ad_distill"))) / "experiments/serializer_study.parquet"
 
 def load_cells(
     path: str | Path,  # folder of a study, or a file made by `save_cells`
@@ -37,7 +38,8 @@ def load_cells(
     path = Path(path)
     if path.is_dir(): return [json.loads(p.read_text()) for p in sorted(path.glob("*.json"))]
     if not path.is_file():
-        raise UserError(f"{path}: there is no such file or folder; expected the results of a study, made by ad_distill run exp_serializers")
+        expected = "the results of a study, made by ad_distill run exp_serializers"
+        raise UserError(f"{path}: there is no such file or folder; expected {expected}")
     return [json.loads(c) for c in pq.read_table(path)["cell"].to_pylist()]
 
 def save_cells(
@@ -71,12 +73,11 @@ def look_at(
 ) -> dict[str, Any] | None:  # scores by instance, bits and so on; None: the model was not looked at so early
     "What a model could do after so many CPU-seconds."
     points = record["points"]
-    if budget is None: return points[-1]
     seconds = [p["cpu_seconds"] for p in points]
+    if budget is None: return points[-1]
     if budget < seconds[0] * .999: return None
     def between(values): return float(np.interp(budget, seconds, [math.nan if v is None else v for v in values]))
-    names = [k for k in points[0] if k.startswith(("bits", "tokens", "transitions"))]
-    found = {k: between([p[k] for p in points]) for k in names}
+    found = {k: between([p[k] for p in points]) for k in points[0] if k.startswith(("bits", "tokens", "transitions"))}
     scores = [between(by_instance) for by_instance in zip(*(p["scores"] for p in points))]
     return {**found, "cpu_seconds": min(budget, seconds[-1]), "scores": scores}
 
@@ -97,11 +98,14 @@ def _measured(found):
     "Means over seeds and instances, of what was seen by seed."
     looks, records = zip(*found.values())
     seen = [k for k in looks[0] if k.startswith(("transitions", "cpu", "tokens", "bits"))]
-    row = {k: _mean([look[k] for look in looks]) for k in seen}
+    row = _means(looks, seen)
     if all("first_score" in look for look in looks):  # known at the end of training only
-        row["first_score"] = _mean([look["first_score"] for look in looks])
-        row |= {k: _mean([r.get(k) for r in records]) for k in AT_THE_END}
+        row |= _means(looks, ["first_score"]) | _means(records, AT_THE_END)
     return row | _with_interval("score", np.array([look["scores"] for look in looks]))
+
+def _means(found, names):
+    "Mean of each entry over several dictionaries, of those that know it."
+    return {k: _mean([x.get(k) for x in found]) for k in names}
 
 # %% ../../nbs/experiments/03_study_table.ipynb #2b01fbe8
 def _scores(looks):
@@ -130,19 +134,7 @@ def _looks(records, budget):
 
 def _key(cell): return cell["ablation"], cell["value"], cell["serializer"].split()[0]
 
-# %% ../../nbs/experiments/03_study_table.ipynb #3c6d9bb5
-def study_table(
-    cells: str | Path | list[dict[str, Any]],  # folder or file of a study, or what `load_cells` gives
-) -> pd.DataFrame:  # task, view, serializer, ablation, value; seeds, tokens, bits, ..., score, score_low, score_high, difference, difference_low, difference_high
-    "The outcome of a study; a row without seeds is a form that the task cannot have."
-    cells = cells if isinstance(cells, list) else load_cells(cells)
-    by_task, rows = {}, []
-    for record in cells: by_task.setdefault(record["cell"]["task"], []).append(record)
-    for task, records in by_task.items():
-        for view, budget in zip(VIEWS, (None, _budget(records))):
-            rows += [{"task": task, "view": view, **row} for row in _rows(_looks(records, budget))]
-    return pd.DataFrame(rows)
-
+# %% ../../nbs/experiments/03_study_table.ipynb #89e67436
 def _budget(records):
     "CPU-seconds that the cheapest serializer of a task needed, on average over seeds."
     seconds = {}
@@ -155,16 +147,29 @@ def _rows(looks):
     "The rows of a task in one view."
     plain = [key for key, found in looks.items() if found and not key[0]]
     best = max(plain, key=lambda key: _standing(looks[key]), default=None)
-    rows = []
-    for key, found in looks.items():
-        ablation, value, name = key
-        row = {"serializer": name, "ablation": ablation, "value": value, "seeds": len(found)}
-        reference = ("", "", name) if ablation else best
-        if found: row |= _measured(found)
-        difference = _difference(found, looks.get(reference, {})) if key != reference else {}
-        if difference: row |= {"reference": reference[2], **difference}
-        rows.append(row)
-    return rows
+    def reference(ablation, value, name): return ("", "", name) if ablation else best
+    return [_row(key, found, reference(*key), looks) for key, found in looks.items()]
+
+def _row(key, found, reference, looks):
+    ablation, value, name = key
+    row = {"serializer": name, "ablation": ablation, "value": value, "seeds": len(found)}
+    if found: row |= _measured(found)
+    if key == reference: return row
+    difference = _difference(found, looks.get(reference, {}))
+    return row | ({"reference": reference[2], **difference} if difference else {})
+
+# %% ../../nbs/experiments/03_study_table.ipynb #3c6d9bb5
+def study_table(
+    cells: str | Path | list[dict[str, Any]],  # folder or file of a study, or what `load_cells` gives
+) -> pd.DataFrame:  # task, view, serializer, ablation, value; seeds, tokens, bits, ..., score, difference, their ends
+    "The outcome of a study; a row without seeds is a form that the task cannot have."
+    cells = cells if isinstance(cells, list) else load_cells(cells)
+    by_task, rows = {}, []
+    for record in cells: by_task.setdefault(record["cell"]["task"], []).append(record)
+    for task, records in by_task.items():
+        for view, budget in zip(VIEWS, (None, _budget(records))):
+            rows += [{"task": task, "view": view, **row} for row in _rows(_looks(records, budget))]
+    return pd.DataFrame(rows)
 
 # %% ../../nbs/experiments/03_study_table.ipynb #6c4c06ca
 COLORS = dict(zip(FIELDS, ("#8d96a3", "#d1495b", "#edae49", "#00798c", "#d8dee6")))
@@ -175,6 +180,7 @@ def _bars(ax, rows, value, y, face, label=None):
     ends = np.abs(rows[[f"{value}_low", f"{value}_high"]].to_numpy().T - rows[value].to_numpy())  # (2, rows)
     ax.errorbar(rows[value], y, xerr=ends, fmt="o", ms=4, color=DOT, mfc=face, lw=1, label=label)
 
+# %% ../../nbs/experiments/03_study_table.ipynb #5e3dff00
 def plot_scores(
     ax: Axes,  # where to draw
     rows: pd.DataFrame,  # of one task, without ablations
@@ -199,6 +205,7 @@ def plot_bits(
     for i, tokens in enumerate(rows["tokens"]): ax.text(left[i], i, f" {tokens:.3g} tokens", va="center", fontsize=7)
     ax.set(yticks=y, yticklabels=rows["serializer"], xlabel="bits a transition, by field", xlim=(0, left.max() * 1.8))
 
+# %% ../../nbs/experiments/03_study_table.ipynb #fd053178
 def plot_ablations(
     ax: Axes,  # where to draw
     rows: pd.DataFrame,  # of one task and view, ablations only
@@ -217,14 +224,12 @@ def plot_study(
 ) -> Figure:
     "A column a task: score by serializer in both views, bits a transition by field, and what each ablation changes."
     tasks, ablated = list(table["task"].unique()), (table["ablation"] != "").any()
-    rows, size = (3, (3.4 * len(tasks) + 1, 8.2)) if ablated else (2, (3.4 * len(tasks) + 1, 5))
+    rows, height = (3, 8.2) if ablated else (2, 5)
+    size = (3.4 * len(tasks) + 1, height)
     figure, axes = plt.subplots(rows, len(tasks), figsize=size, layout="constrained", squeeze=False)
     for task, column in zip(tasks, axes.T):
         _plot_task(column, table[(table["task"] == task) & (table["seeds"] > 0)])
         column[0].set_title(task)
-    for ax in axes.flat:
-        ax.grid(alpha=.25, axis="x")
-        ax.spines[["top", "right"]].set_visible(False)
     for ax in axes[:2, -1]:  # beside the last column, where no mark is
         ax.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1.01, .5))
     return figure
@@ -235,3 +240,6 @@ def _plot_task(column, rows):
     plot_scores(column[0], rows[plain], list(by_score["serializer"]))
     plot_bits(column[1], by_score)
     if len(column) > 2: plot_ablations(column[2], rows[~plain & same_transitions])
+    for ax in column:
+        ax.grid(alpha=.25, axis="x")
+        ax.spines[["top", "right"]].set_visible(False)

@@ -83,7 +83,7 @@ class Codec:
         table[None] = "" if self.dtype == object else 0
         with np.errstate(over="ignore"): return np.array([table[s] for s in strings], self.dtype)
 
-# %% ../../nbs/language/01_codecs.ipynb #974d66e3
+# %% ../../nbs/language/01_codecs.ipynb #0f461847
 def look_up(
     x: np.ndarray,    # (n,) values
     words: Callable,  # distinct values (v,) -> v strings
@@ -94,7 +94,7 @@ def look_up(
     values, index = np.unique(bits, return_inverse=True)  # (v,), (n,)
     return np.array(words(values.view(x.dtype)), object)[index]
 
-# %% ../../nbs/language/01_codecs.ipynb #6293aa90
+# %% ../../nbs/language/01_codecs.ipynb #c0533ff7
 @dataclass(eq=False)
 class IntCodec(Codec):
     "Whole numbers: `4`."
@@ -158,7 +158,7 @@ class FloatCodec(Codec):
         bound = f" of at most {self.top:g}" if self.top < self.limit else ""
         return f"a number that {self.dtype} holds{bound}"
 
-# %% ../../nbs/language/01_codecs.ipynb #6b054bb7
+# %% ../../nbs/language/01_codecs.ipynb #01e81fb8
 @patch
 def write(self: FloatCodec, x):
     with np.errstate(over="ignore"): return look_up(x, self.words)
@@ -183,7 +183,7 @@ def _rounded(self: FloatCodec, values):
     short = [f"{x:.{self.digits}g}" for x in values.astype(float).tolist()]
     return [s if abs(float(s)) <= self.limit else exact for s, exact in zip(short, self._shortest(values))]
 
-# %% ../../nbs/language/01_codecs.ipynb #e9fc8c99
+# %% ../../nbs/language/01_codecs.ipynb #d136117c
 @patch
 def read(self: FloatCodec, s):
     s = s[len(self.prefix):]
@@ -208,15 +208,14 @@ class FixedCodec(FloatCodec):
 
     def _word(self, x):
         if math.isnan(x): return self.nan
-        s = f"{x:.{self.decimals}f}"
-        if not s.strip("-0."): s = s.lstrip("-")  # no zero is below zero
+        s = f"{x:z.{self.decimals}f}"  # z: no zero is below zero
         return str(int(s.replace(".", ""))) if self.scaled else s
 
     def read(self, s):
         known = s != self.prefix + (self.nan or "")
         return super().read(f"{s}e-{self.decimals}" if self.scaled and known else s)
 
-# %% ../../nbs/language/01_codecs.ipynb #e202f6a8
+# %% ../../nbs/language/01_codecs.ipynb #3e51bc1d
 def bin_centers(
     low: float,       # lowest number; may be infinite
     high: float,      # highest number; may be infinite
@@ -236,7 +235,7 @@ def _both_signs(n, limit):
     if n % 2: size[n // 2] = 1
     return np.concatenate([-size[::-1], [0], size])
 
-# %% ../../nbs/language/01_codecs.ipynb #0bf74664
+# %% ../../nbs/language/01_codecs.ipynb #3a3d3f4d
 @dataclass(eq=False)
 class BinCodec(Codec):
     "Numbers as the word of the nearest of some `centers`: `b17`."
@@ -281,7 +280,7 @@ class TextCodec(Codec):
         text.encode()  # `UnicodeEncodeError`, a ValueError, for what no file can hold
         return text
 
-# %% ../../nbs/language/01_codecs.ipynb #9804a9af
+# %% ../../nbs/language/01_codecs.ipynb #58f1e052
 _ESCAPES = {"\n": r"\n", "\r": r"\r", "\\": r"\\"}
 _UNESCAPES = {escaped: character for character, escaped in _ESCAPES.items()}
 _TO_ESCAPE = re.compile(r"\\(?=[nr\\\n\r])|[\n\r]")  # a backslash only where it could be taken for an escape
@@ -294,7 +293,7 @@ class LineCodec(TextCodec):
     def escape(self, s): return _TO_ESCAPE.sub(lambda m: _ESCAPES[m[0]], s)
     def unescape(self, s): return _ESCAPED.sub(lambda m: _UNESCAPES[m[0]], s)
 
-# %% ../../nbs/language/01_codecs.ipynb #4afc525a
+# %% ../../nbs/language/01_codecs.ipynb #fa7cc130
 class QuotedCodec(TextCodec):
     "Text as it stands between the quotes of JSON."
     pattern = r'(?:[^"\\\x00-\x1f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*+'
@@ -302,7 +301,7 @@ class QuotedCodec(TextCodec):
     def escape(self, s): return json.dumps(s, ensure_ascii=False)[1:-1]
     def unescape(self, s): return json.loads(f'"{s}"')
 
-# %% ../../nbs/language/01_codecs.ipynb #3f4a6bb2
+# %% ../../nbs/language/01_codecs.ipynb #039792f7
 @dataclass(eq=False)
 class UnitCodec(TextCodec):
     "Text as the numbers of its units: `x0=72 x1=105`."
@@ -323,7 +322,7 @@ class UnitCodec(TextCodec):
         one = f"{self.name}[0-9]++{re.escape(self.delimiter)}[0-9]++"
         return f"(?:{one}(?: {one})*+)?+"
 
-# %% ../../nbs/language/01_codecs.ipynb #f12f568f
+# %% ../../nbs/language/01_codecs.ipynb #0edeb8c2
 @patch
 def _units(self: UnitCodec, s):
     "The numbers of the units of a text."
@@ -355,7 +354,7 @@ def unescape(self: UnitCodec, s):
         found.append(self.unit[int(number)])
     return b"".join(found).decode()
 
-# %% ../../nbs/language/01_codecs.ipynb #ddd81799
+# %% ../../nbs/language/01_codecs.ipynb #699a6fba
 @dataclass(eq=False)
 class WordCodec(Codec):
     "Numbers 0, 1, ... as words of their own."

@@ -20,7 +20,7 @@ from .codecs import MOST, BinCodec, QuotedCodec, UnitCodec, bin_centers
 from .serializer import LATER, Serializer, register_serializer
 from ..registry import UserError
 
-# %% ../../nbs/language/03_forms.ipynb #6e8757f6
+# %% ../../nbs/language/03_forms.ipynb #41a516f0
 def _name(spaces, field):
     "What a field is called: prompt and completion, where both state and action are text."
     both = isinstance(spaces.state, Text) and isinstance(spaces.action, Text)
@@ -39,7 +39,7 @@ class Digits(Serializer):
     decimals: int | None = field(default=None, metadata=LATER)  # or digits behind the point; None: as `digits` says
     scaled: bool = field(default=False, metadata=LATER)  # leave out the point: with decimals=2, 1.25 is written as 125
 
-# %% ../../nbs/language/03_forms.ipynb #70599c60
+# %% ../../nbs/language/03_forms.ipynb #1296e6f2
 @register_serializer("plain")
 @dataclass(frozen=True)
 class Plain(Digits):
@@ -90,7 +90,7 @@ class Coords(Digits):
         heads = [n + self.delimiter for n in names]
         return [heads[0], *(" " + h for h in heads[1:])], "\n" if last else " "
 
-# %% ../../nbs/language/03_forms.ipynb #50f8e8b4
+# %% ../../nbs/language/03_forms.ipynb #0b9412a7
 @patch
 def _check_words(self: Coords):
     "Refuse pieces of text that are none, or not all different."
@@ -133,7 +133,7 @@ class Compact(Digits):
 
 def _is_name(s): return isinstance(s, str) and re.fullmatch(r"[A-Za-z_]([^\s.-]*[^\s.\d-])?", s)
 
-# %% ../../nbs/language/03_forms.ipynb #699f73d4
+# %% ../../nbs/language/03_forms.ipynb #3df4ec24
 @patch
 def _prefix(self: Compact, field, i, n):
     if field in ("reward", "logprob"): return "$" if field == "reward" else "~"
@@ -212,7 +212,7 @@ def _bounds(rewards):
     if not low < high: raise UserError(f"rewards: {rewards} came, expected the lowest and the highest")
     return low, high
 
-# %% ../../nbs/language/03_forms.ipynb #a65c7bc8
+# %% ../../nbs/language/03_forms.ipynb #70270a8e
 @patch
 def _number(self: Bins, field, i, n, dtype, low, high):
     if field == "reward" and self.rewards: low, high = self.rewards

@@ -47,14 +47,16 @@ class Slot(NamedTuple):
         "What its values belong to, an index into `FIELDS`."
         return FIELDS.index(self.field) if self.field in FIELDS else MARKUP
 
-# %% ../../nbs/language/02_serializer.ipynb #98da840b
+# %% ../../nbs/language/02_serializer.ipynb #9790d697
 def pattern_of(
     pieces: tuple,           # literal strings and codecs
     optional: bool = False,  # they may be left out, all together
 ) -> str:
     "Regular expression of some pieces; each value is a group."
-    out = "".join(re.escape(p) if isinstance(p, str) else f"({p.pattern})" for p in pieces)
+    out = "".join(f"({_pattern(p)})" if isinstance(p, Codec) else _pattern(p) for p in pieces)
     return f"(?:{out})?+" if optional else out
+
+def _pattern(piece): return piece.pattern if isinstance(piece, Codec) else re.escape(piece)
 
 class Parts(NamedTuple):
     "The slots of a transition as they are written while an agent acts."
@@ -99,7 +101,7 @@ class Serializer:
     @cached_property
     def _row(self) -> re.Pattern: return self._row_pattern()
 
-# %% ../../nbs/language/02_serializer.ipynb #83e23cbe
+# %% ../../nbs/language/02_serializer.ipynb #a56a6637
 @patch
 def _check_order(self: Serializer):
     "Refuse an order of fields that is none, and settings that do not go with it."
@@ -129,7 +131,7 @@ def _check_count(name, x, least, none):
     if x is None or type(x) is int and least <= x <= 17: return
     raise UserError(f"{name}: {x!r} came, expected a whole number from {least} to 17, or None for {none}")
 
-# %% ../../nbs/language/02_serializer.ipynb #6c7691aa
+# %% ../../nbs/language/02_serializer.ipynb #d6a7cc49
 @patch
 def _frame(self: Serializer, field, codecs, last) -> tuple[list[str], str]:
     "Literals before each value of a field, and the one behind the last."
@@ -155,7 +157,7 @@ def _number(self: Serializer, field, i, n, dtype, low, high) -> Codec:
     if self.decimals is None: return FloatCodec(digits=self.digits, **common)
     return FixedCodec(decimals=self.decimals, scaled=self.scaled, **common)
 
-# %% ../../nbs/language/02_serializer.ipynb #f97b1484
+# %% ../../nbs/language/02_serializer.ipynb #e5fb1a11
 @patch
 def _codecs(self: Serializer, field) -> tuple[list[Codec], tuple[int, ...]]:
     "Codecs of a field, and the coordinate that each writes; see `codecs`."
@@ -183,7 +185,7 @@ def _coordinates(self: Serializer, field, space):
     if real: return [self._number(field, i, n, dtype, low[i], high[i]) for i in range(n)]
     return [IntCodec(low[i], high[i], dtype, self._prefix(field, i, n)) for i in range(n)]
 
-# %% ../../nbs/language/02_serializer.ipynb #0879fa21
+# %% ../../nbs/language/02_serializer.ipynb #53f39b7b
 @patch(as_prop=True)
 def _late(self: Serializer):
     "Fields that stand behind the next state."
@@ -191,7 +193,7 @@ def _late(self: Serializer):
 
 @patch
 def _lay_out(self: Serializer):
-    "The slots of a transition, and those of the end of an episode."
+    "Slots of a transition, and of an end."
     names = ("state", *self._late, "action") if self._late else self.order
     return self._slots(names), self._slots((*self._late, "end"))
 
@@ -209,7 +211,7 @@ def _slot(self: Serializer, field, last):
     optional = field in self._late or field == "reward" and self.skip_zero
     return Slot(field, tuple(pieces), index, optional)
 
-# %% ../../nbs/language/02_serializer.ipynb #b50d5cdc
+# %% ../../nbs/language/02_serializer.ipynb #6df88a2c
 @patch
 def _row_pattern(self: Serializer):
     "Regular expression of one row of either kind, or else of all that is left."
@@ -249,7 +251,7 @@ def _spread(column, mask):
     out[mask] = column
     return out
 
-# %% ../../nbs/language/02_serializer.ipynb #269893c6
+# %% ../../nbs/language/02_serializer.ipynb #41f1e5af
 def _table(cells, n):
     "(n, columns) object array of strings, and the label of each column."
     merged = []
@@ -277,7 +279,9 @@ def _gather(s, episodes):
     if isinstance(episodes, History): return episodes.columns, episodes.lengths.astype(np.int64)
     lengths = np.array([len(e) for e in many], np.int64)
     if not many: many = [Trajectory(*[[]] * 6, s.spaces)]
-    return {k: np.concatenate([e.columns[k] for e in many]) for k in COLUMNS}, lengths
+    return _end_to_end(many), lengths
+
+def _end_to_end(episodes): return {k: np.concatenate([e.columns[k] for e in episodes]) for k in COLUMNS}
 
 def _check_spaces(s, episodes):
     if episodes.spaces is s.spaces or episodes.spaces == s.spaces: return
@@ -293,12 +297,12 @@ def _round(s, field, x):
     return out.reshape(x.shape)
 
 def _written(s, field, x):
-    "(n,) bool: which values of a field are written."
+    "(n,) bool: which values are written."
     if field != "reward" or not s.skip_zero: return np.ones(len(x), bool)
     x = _round(s, field, x)
     return (x != 0) | np.signbit(x)
 
-# %% ../../nbs/language/02_serializer.ipynb #0c9940e8
+# %% ../../nbs/language/02_serializer.ipynb #0c219d80
 class _Rows(NamedTuple):
     "What is written, a row a transition: values (n, coordinates) and masks (n,) by field."
     values: dict      # what happened in the transition, and how its episode ended
@@ -321,7 +325,7 @@ def _leave_open(lengths, code, last, gaps):
     if not lengths[-1]: gaps[-1] -= 1
     elif not code[-1]: last[-1] = False
 
-# %% ../../nbs/language/02_serializer.ipynb #9b77feaf
+# %% ../../nbs/language/02_serializer.ipynb #34b2871b
 def _rows(s, episodes, open):
     "What is written of `episodes`, by rows."
     x, lengths = _gather(s, episodes)
@@ -335,7 +339,7 @@ def _rows(s, episodes, open):
     if s.skip_zero and not s._late: where["reward"] = _written(s, "reward", x["reward"])
     return _Rows(values, before, where, {f: last & has[f] for f in s._late}, last, gaps)
 
-# %% ../../nbs/language/02_serializer.ipynb #d32079c3
+# %% ../../nbs/language/02_serializer.ipynb #f5236dc5
 CHUNK = 1 << 16  # rows that are written or read at a time
 
 @patch
@@ -365,7 +369,7 @@ def _gap_cells(empty, gaps):
     column = np.array([empty * n for n in gaps.tolist()], object) if gaps.any() else ""
     return [(MARKUP, column)]
 
-# %% ../../nbs/language/02_serializer.ipynb #55085c5d
+# %% ../../nbs/language/02_serializer.ipynb #79b86840
 @patch
 def serialize(self: Serializer,
     episodes: History | Trajectory | list,  # one episode or more
@@ -384,9 +388,9 @@ def labelled(self: Serializer,
     texts, labels = [""], [np.zeros(0, np.int8)]
     for table, label in self.tables(episodes, open):
         flat = table.ravel().tolist()
-        size = np.fromiter(map(len, flat), np.int64, len(flat))
+        size = np.fromiter(map(len, flat), np.int64, len(flat))  # (rows * columns,)
         texts.append("".join(flat))
-        labels.append(np.repeat(np.tile(label, len(table)), size))
+        labels.append(np.repeat(np.tile(label, len(table)), size))  # (characters,)
     return "".join(texts), np.concatenate(labels)
 
 # %% ../../nbs/language/02_serializer.ipynb #bb6d6e1a
@@ -413,7 +417,7 @@ def _read_rows(s, text, matches):
     except ValueError: raise _misread(s, text, matches) from None
     return [np.array([v is not None for v in strings]) for strings in groups] + values
 
-# %% ../../nbs/language/02_serializer.ipynb #b2b3797a
+# %% ../../nbs/language/02_serializer.ipynb #42d0fcb0
 def _by_field(s, columns):
     "Which rows end an episode (r,), and what stands in the others (n,) and in those (c,), by field and coordinate."
     n = len(columns) // 2
@@ -441,7 +445,7 @@ class _Found:
 
     @cached_property
     def lengths(self):
-        "(e,) of all episodes: what is left behind the last end is one more."
+        "(e,) of all episodes; what is left is one more."
         left = np.count_nonzero(~self.ended) - self.closed.sum()
         return np.append(self.closed, left) if left else self.closed
 
@@ -455,7 +459,7 @@ class _Found:
         "(c,) how each episode ended."
         return self.ends["end"][0][1]
 
-# %% ../../nbs/language/02_serializer.ipynb #8a39d686
+# %% ../../nbs/language/02_serializer.ipynb #f9a5ed15
 def _episodes(found):
     "Trajectories of the rows that were read."
     s, n = found.s, found.lengths.sum()
@@ -483,7 +487,7 @@ def _column(found, slot):
     for i, x in zip(slot.index, values): column[:, i] = x
     return column.reshape(n, *shape)
 
-# %% ../../nbs/language/02_serializer.ipynb #b4a91feb
+# %% ../../nbs/language/02_serializer.ipynb #8bf1ce3a
 def _moved_back(found, field):
     "(n,) a column whose values stand behind the next state."
     (here, value), = found.transitions[field]  # (n,)
@@ -507,7 +511,7 @@ def _refuse(found, transitions, ends, why):
     row = next(itertools.islice(found.s._row.finditer(found.text), int(bad.argmax()), None))
     raise ParseError.at(why, found.text, row.start())
 
-# %% ../../nbs/language/02_serializer.ipynb #1775587f
+# %% ../../nbs/language/02_serializer.ipynb #308119c0
 def _misread(s, text, matches):
     "The error for the first value that is none."
     for m in matches:
@@ -523,7 +527,7 @@ def _stuck(s, text, start):
     but = ", but the text ends" if at == len(text) else ""
     return ParseError.at(f"{' or '.join(missing)} was expected{but}", text, at)
 
-# %% ../../nbs/language/02_serializer.ipynb #450364ca
+# %% ../../nbs/language/02_serializer.ipynb #a209cb8c
 def _stops(slots, text, at):
     "Each place where a row of some slots may stop to be one, and what is missing there."
     for slot in slots:
@@ -536,9 +540,8 @@ def _stops(slots, text, at):
 def _stop(slot, text, at):
     "How far a slot goes, and what is missing there; nothing where it is complete."
     for piece in slot.pieces:
-        literal = isinstance(piece, str)
-        m = re.compile(re.escape(piece) if literal else piece.pattern).match(text, at)
-        if not m: return at, repr(piece) if literal else f"{slot.field}: {piece.what}"
+        m = re.compile(_pattern(piece)).match(text, at)
+        if not m: return at, f"{slot.field}: {piece.what}" if isinstance(piece, Codec) else repr(piece)
         at = m.end()
     return at, ""
 
@@ -589,13 +592,15 @@ def before_action(self: Serializer,
 
 def _given_before(s, field, x, first):
     "(n, 1) rewards or logprobs that stand before an action."
-    if x is not None: return np.asarray(x, np.float32).reshape(len(first), 1)
+    if x is not None: return _as_column(x, len(first))
     if field in s._late and first.all(): return np.zeros((len(first), 1), np.float32)  # nothing is late yet
     late = " and late_reward" if s._late else ""
     raise UserError(f"{s.name} with order {', '.join(s.order)}{late} writes the {field} before the action: "
                     f"pass {field}=")
 
-# %% ../../nbs/language/02_serializer.ipynb #55aac834
+def _as_column(x, n): return np.asarray(x, np.float32).reshape(n, 1)  # (n, 1)
+
+# %% ../../nbs/language/02_serializer.ipynb #328dba58
 @patch
 def after_action(self: Serializer,
     reward: np.ndarray,              # (n,)
@@ -606,7 +611,7 @@ def after_action(self: Serializer,
     "What is written behind an action, from `action_stop` on, up to the next state."
     n, given = np.size(reward), dict(reward=reward, logprob=logprob)
     if logprob is None: _need_no_logprob(self)
-    values = {f: np.asarray(x, np.float32).reshape(n, 1) for f, x in given.items() if x is not None}
+    values = {f: _as_column(x, n) for f, x in given.items() if x is not None}
     where = {f: _written(self, f, x[:, 0]) for f, x in values.items()}
     code = np.asarray(terminated, bool) + 2 * np.asarray(truncated, bool)
     values["end"] = code = np.broadcast_to(code, n)
@@ -622,7 +627,7 @@ def _need_no_logprob(s):
     if all(slot.field != "logprob" for slot in (*s.parts.after, *s.rows[1])): return
     raise UserError(f"{s.name} with order {', '.join(s.order)} writes logprobs: pass logprob=")
 
-# %% ../../nbs/language/02_serializer.ipynb #ffb28881
+# %% ../../nbs/language/02_serializer.ipynb #5852ecf3
 @patch
 def open_end(self: Serializer,
     episodes: History | Trajectory | list,  # what happened; if the last episode is not done, it goes on
@@ -646,7 +651,12 @@ def action_stop(self: Serializer) -> str:
 @patch(as_prop=True)
 def action_pattern(self: Serializer) -> str:
     "Regular expression of an action, without its stop."
-    return pattern_of(self.parts.action.pieces[:-1])
+    return pattern_of(self._bare_action.pieces)
+
+@patch(as_prop=True)
+def _bare_action(self: Serializer):
+    "The slot of an action without its stop."
+    return self.parts.action._replace(pieces=self.parts.action.pieces[:-1])
 
 @patch
 def action_texts(self: Serializer,
@@ -654,8 +664,7 @@ def action_texts(self: Serializer,
 ) -> list[str]:           # as they stand between `before_action` and `after_action`
     "Actions as text."
     x = check_values("action", actions, self.spaces.action)
-    written = self.parts.action._replace(pieces=self.parts.action.pieces[:-1])
-    return _lines([written], dict(action=_matrix(x)), {}, len(x))
+    return _lines([self._bare_action], dict(action=_matrix(x)), {}, len(x))
 
 @patch
 def action_text(self: Serializer,
@@ -664,7 +673,7 @@ def action_text(self: Serializer,
     "An action as text."
     return self.action_texts([action])[0]
 
-# %% ../../nbs/language/02_serializer.ipynb #5d2acc5c
+# %% ../../nbs/language/02_serializer.ipynb #7b9a275d
 @patch
 def legal_actions(self: Serializer) -> list[str] | None:  # in the order of the space; None where they cannot be listed
     "All actions as text."
@@ -673,7 +682,7 @@ def legal_actions(self: Serializer) -> list[str] | None:  # in the order of the 
     every = np.stack(np.meshgrid(*values, indexing="ij"), -1)  # (v, ..., coordinates)
     return self.action_texts(every.reshape(-1, *self.spaces.action.shape))
 
-# %% ../../nbs/language/02_serializer.ipynb #1cdebc7c
+# %% ../../nbs/language/02_serializer.ipynb #51686977
 @patch
 def read_action(self: Serializer,
     text: str,      # what was written behind `before_action`, perhaps more
@@ -694,7 +703,7 @@ def _goes_on(s, text):
     stops = sum(p.count(stop) for p in s.parts.action.pieces if isinstance(p, str))
     return text.count(stop) < max(1, stops)
 
-# %% ../../nbs/language/02_serializer.ipynb #1ec7ee23
+# %% ../../nbs/language/02_serializer.ipynb #bbd4ce66
 @patch(as_prop=True)
 def reward_prefix(self: Serializer) -> str:
     "What every reward begins with, as part of its own word."
@@ -710,7 +719,7 @@ def read_reward(self: Serializer,
     try: return float(codec.read(m[0])) if m else math.nan
     except ValueError: return math.nan
 
-# %% ../../nbs/language/02_serializer.ipynb #3f23a9f9
+# %% ../../nbs/language/02_serializer.ipynb #be465559
 @patch
 def values_between(self: Serializer) -> Iterator[tuple[str, Codec, str]]:  # literal, codec, literal
     "Every codec of a transition and of an end, with what stands right before and behind its values."
@@ -756,7 +765,7 @@ def _named(text):
         settings[key] = _typed(value)
     return name, settings
 
-# %% ../../nbs/language/02_serializer.ipynb #f6d2d505
+# %% ../../nbs/language/02_serializer.ipynb #a598085f
 def make_serializer(
     name: str,       # one of `SERIALIZERS`; settings may follow it: "coords skip_zero=true digits=2"
     spaces: Spaces,  # of the episodes

@@ -41,23 +41,24 @@ def _lengthen(runs, slot, loose):
             runs.append("")
     if loose or slot.field == "action": runs.append("")  # what ends an action stands alone
 
-# %% ../../nbs/language/05_tokenizers.ipynb #0619974d
+# %% ../../nbs/language/05_tokenizers.ipynb #9efb5923
 _WORDS = r"<(?=(?:pad|eos)>)|\S+\s?|\s"  # a text that says <pad> is not padding
 _REST = r'\d| ?\p{L}+| ?[^\s\p{L}\d"]+|"|\s'  # quotes end text in JSON
 
 def _cuts(serializer, words):
-    "The regular expression of what is looked up."
+    "Pattern of what is looked up."
     if words: return _WORDS
-    literals = [re.escape(s).replace("\\\n", "\\n") for s in _literals(serializer)]
-    return "|".join([*literals, _REST])
+    marks = [re.escape(s).replace("\\\n", "\\n") for s in _literals(serializer)]
+    return "|".join([*marks, _REST])
 
 # %% ../../nbs/language/05_tokenizers.ipynb #5eaad11e
 def has_words(
     serializer: Serializer,  # writes the text
 ) -> bool:
     "Whether blanks stand around every value, so that it may be a token."
-    around = [(before, after) for before, _, after in serializer.values_between()]
-    return all((not before or before[-1].isspace()) and after[:1].isspace() for before, after in around)
+    return all(_stands_alone(before, after) for before, _, after in serializer.values_between())
+
+def _stands_alone(before, after): return (not before or before[-1].isspace()) and after[:1].isspace()
 
 def writes_words(
     serializer: Serializer,  # writes the text
@@ -76,7 +77,7 @@ def _closed_words(serializer):
             for word in re.findall(_WORDS, s): found[word] = True
     return list(found)
 
-# %% ../../nbs/language/05_tokenizers.ipynb #ebf1f66e
+# %% ../../nbs/language/05_tokenizers.ipynb #7d0e066a
 _SPECIAL = ["<pad>", "<eos>"]
 _ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())                       # every byte as a letter
 _SPELLED = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)  # text in those letters
@@ -106,7 +107,7 @@ def _choose_words(serializer, words):
                         "words; leave out words=True")
     return writes_words(serializer) if words is None else words
 
-# %% ../../nbs/language/05_tokenizers.ipynb #4a39364a
+# %% ../../nbs/language/05_tokenizers.ipynb #fe450a0c
 def _whole_tokens(serializer, words):
     "What is a token in any case, spelled in letters for bytes."
     texts = _closed_words(serializer) if words else _literals(serializer)
@@ -137,7 +138,7 @@ def _pairs(cut, text, room, whole):
     merges = [tuple(m) for m in json.loads(trained.to_str())["model"]["merges"]]
     return [w for w in dict.fromkeys(a + b for a, b in merges) if w not in whole], merges
 
-# %% ../../nbs/language/05_tokenizers.ipynb #c6b4ccf3
+# %% ../../nbs/language/05_tokenizers.ipynb #8d005a78
 def _assemble(cut, vocabulary, merges):
     "A tokenizer that cuts text so, and has these tokens; a piece that is one of them as a whole is not merged."
     vocab = {w: i for i, w in enumerate(vocabulary)}
@@ -174,7 +175,7 @@ def open_tokenizer(
         raise UserError(f"there is no tokenizer at {str(path)!r}: {why}; give a directory made by save_pretrained, "
                         "or a name on the hub") from e
 
-# %% ../../nbs/language/05_tokenizers.ipynb #2be2cfcc
+# %% ../../nbs/language/05_tokenizers.ipynb #ba44725b
 def load_tokenizer(
     path: str | Path,  # directory or name on the hub
 ) -> PreTrainedTokenizerFast:
@@ -191,7 +192,7 @@ def load_tokenizer(
     return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(plain)), name_or_path=str(path),
                                    clean_up_tokenization_spaces=False, **special)
 
-# %% ../../nbs/language/05_tokenizers.ipynb #8adfeba4
+# %% ../../nbs/language/05_tokenizers.ipynb #2d4d8ec4
 def _without_prefix(step, part):
     "A step that neither puts a blank before a text nor takes one away; None if it did nothing else."
     kind = step and step["type"]

@@ -10,6 +10,7 @@ __all__ = ['TokenStream']
 # %% ../../nbs/language/04_tokens.ipynb #baaad97c
 import hashlib, itertools, json, re
 from collections import defaultdict
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,11 +21,13 @@ from ..registry import UserError
 from ..trajectory import History, Trajectory
 
 # %% ../../nbs/language/04_tokens.ipynb #688b0a4b
+@dataclass
 class _Pieces:
     "Columns (field, string or (n,) strings) of the pieces of rows of text."
-    def __init__(self, stop, words):
-        self.stop, self.words = stop, words  # what ends an action; whether words carry the blank behind them
-        self.out, self.pending = [], ""      # what is cut, and the markup that is not yet
+    stop: str          # what ends an action
+    words: bool        # words carry the blank behind them
+    out: list          # what is cut
+    pending: Any = ""  # markup that is not yet
 
     def literal(self, column, behind, action):
         "Markup, right behind a value of the field `behind`, or behind other markup; `action`: the last value of one."
@@ -45,11 +48,11 @@ class _Pieces:
             if not here.all(): now, self.pending = _divide(now, here)
         self.out += [(MARKUP, now), (field, column)]
 
-# %% ../../nbs/language/04_tokens.ipynb #aa5f0786
+# %% ../../nbs/language/04_tokens.ipynb #472b9ece
 def _cut(column, k):
-    "The first `k` characters of each string, and the rest."
+    "Strings cut behind `k` characters."
     if isinstance(column, str): return column[:k], column[k:]
-    return _strings([s[:k] for s in column]), _strings([s[k:] for s in column])
+    return _strings(s[:k] for s in column), _strings(s[k:] for s in column)
 
 def _strings(x): return np.array([*x, None], object)[:-1]  # also where all are empty
 
@@ -59,7 +62,7 @@ def _divide(column, here):
 
 def _pieces(table, label, stop, words):
     "Columns (field, string or (n,) strings) of the pieces of rows of text; `stop` ends an action."
-    pieces, behind = _Pieces(stop, words), None
+    pieces, behind = _Pieces(stop, words, []), None
     last_action = max(np.flatnonzero(label == FIELDS.index("action")), default=None)
     for i, (column, field) in enumerate(zip(table.T, label.tolist())):
         if field != MARKUP: pieces.value(column, field)
@@ -98,7 +101,7 @@ class TokenStream:
                            after=_grammar(parts.after, serializer.rows[1]))
         self._forget()
 
-# %% ../../nbs/language/04_tokens.ipynb #28a86a0c
+# %% ../../nbs/language/04_tokens.ipynb #56b30fb3
 def _content(tokenizer):
     "All that decides how a tokenizer cuts, as JSON."
     if getattr(tokenizer, "backend_tokenizer", None) is None:
@@ -119,7 +122,7 @@ def _cuts_words(split):
     cuts = {s: [at for _, at in split.pre_tokenize_str(s)] for s in ("a b", "a\n", ".a")}
     return cuts == {"a b": [(0, 2), (2, 3)], "a\n": [(0, 2)], ".a": [(0, 2)]}
 
-# %% ../../nbs/language/04_tokens.ipynb #0cda19c1
+# %% ../../nbs/language/04_tokens.ipynb #1e7d3bd2
 _MOST_PIECES = 1 << 18  # that are remembered
 
 @patch
@@ -139,7 +142,7 @@ def _learn(self: TokenStream):
     self._count = np.append(self._count, count)
     self._flat = np.append(self._flat, np.fromiter(itertools.chain.from_iterable(ids), np.int64))
 
-# %% ../../nbs/language/04_tokens.ipynb #c2f79269
+# %% ../../nbs/language/04_tokens.ipynb #33fd14aa
 @patch
 def _ids(self: TokenStream, texts):
     "The tokens of each text; a `UserError` names one that has none."
@@ -155,7 +158,7 @@ def _name(self: TokenStream): return f"the tokenizer {self.tokenizer.name_or_pat
 
 _MEND = "make one with build_tokenizer(serializer, episodes), or choose another serializer"
 
-# %% ../../nbs/language/04_tokens.ipynb #16d06bb3
+# %% ../../nbs/language/04_tokens.ipynb #47dee10d
 @patch
 def _write(self: TokenStream, table, label):
     "Ids and fields (l,) of rows of text, and the tokens of each row (n,)."
@@ -174,22 +177,26 @@ def _write(self: TokenStream, table, label):
     at = np.repeat(self._start[codes] - first, count) + np.arange(len(field))  # (l,)
     return self._flat[at], field, row
 
-# %% ../../nbs/language/04_tokens.ipynb #eb6022e0
+def _lengths(episodes):
+    "(e,) transitions of each."
+    if isinstance(episodes, History): return episodes.lengths
+    return np.array([len(e) for e in episodes], np.int64)
+
+def _joined(parts): return tuple(np.concatenate(x) for x in zip(*parts))
+
+# %% ../../nbs/language/04_tokens.ipynb #9f98e7fb
 @patch
 def encode(self: TokenStream,
     episodes: History | Trajectory | list,  # one episode or more
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # ids (l,) int64; fields (l,) uint8; tokens of each episode (e,) int64
     "All tokens of `episodes`, and the field of each as an index into `FIELDS`."
     if isinstance(episodes, Trajectory): episodes = [episodes]
-    if isinstance(episodes, History): length = episodes.lengths  # (e,)
-    else: length = np.array([len(e) for e in episodes], np.int64)
+    length = _lengths(episodes)  # (e,)
     if not len(length): return np.zeros(0, np.int64), np.zeros(0, np.uint8), np.zeros(0, np.int64)
     if len(length) > 1 and not length.all():  # an empty episode would share a row with its neighbor
-        parts = [self.encode(e) for e in episodes]
-        return tuple(np.concatenate(x) for x in zip(*parts))
+        return _joined(self.encode(e) for e in episodes)
     if len(self._table) > _MOST_PIECES: self._forget()
-    parts = [self._write(table, label) for table, label in self.serializer.tables(episodes)]
-    ids, field, count = (np.concatenate(x) for x in zip(*parts))  # (l,), (l,), (t,)
+    ids, field, count = _joined(self._write(*table) for table in self.serializer.tables(episodes))  # (l,), (l,), (t,)
     if len(length) == 1: return ids, field, count.sum(keepdims=True)
     return ids, field, np.add.reduceat(count, np.cumsum(length) - length)  # (l,), (l,), (e,)
 
@@ -200,15 +207,16 @@ def decode(self: TokenStream,
     "The text of tokens."
     return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
-# %% ../../nbs/language/04_tokens.ipynb #2f409889
+# %% ../../nbs/language/04_tokens.ipynb #9c65ee31
 @patch
-def _tokens(self: TokenStream, texts, part):
-    "The ids of each of `texts`, which are a part of a transition, and the field of each id."
+def _tokens(self: TokenStream, texts, part, fields=False):
+    "The ids of each of `texts`, which are a part of a transition; if wanted, with the field of each id."
     part = self._parts[part]
     if len(part.known) > _MOST_PIECES: part.known.clear()
     for text in texts:
         if text not in part.known: part.known[text] = self._take_apart(text, part)
-    return [part.known[text] for text in texts]
+    if fields: return [part.known[text] for text in texts]
+    return [part.known[text][0] for text in texts]
 
 @patch
 def _take_apart(self: TokenStream, text, part):
@@ -224,7 +232,7 @@ def _take_apart(self: TokenStream, text, part):
     ids, field, _ = self._write(table, np.array([f for f, _ in cells], np.int8))
     return ids.tolist(), field
 
-# %% ../../nbs/language/04_tokens.ipynb #35bc8c66
+# %% ../../nbs/language/04_tokens.ipynb #59c62fde
 @patch
 def before_action(self: TokenStream,
     state: np.ndarray,           # (n, *s) what n agents see
@@ -234,10 +242,9 @@ def before_action(self: TokenStream,
     fields: bool = False,        # give the field of each id too
 ) -> list[list[int]] | list[tuple[list[int], np.ndarray]]:  # ids for each of n agents; or ids and (l,) uint8
     "Tokens from the last transition up to the next action."
-    found = self._tokens(self.serializer.before_action(state, reward, logprob, first), "before")
-    return found if fields else [ids for ids, _ in found]
+    return self._tokens(self.serializer.before_action(state, reward, logprob, first), "before", fields)
 
-# %% ../../nbs/language/04_tokens.ipynb #3bb66697
+# %% ../../nbs/language/04_tokens.ipynb #0998cbe2
 @patch
 def actions(self: TokenStream,
     actions: np.ndarray,  # (n, *a)
@@ -254,10 +261,9 @@ def legal_actions(self: TokenStream) -> list[list[int]] | None:  # in the order 
 @patch
 def _stopped(self: TokenStream, texts):
     "Tokens of actions, with what ends one."
-    found = self._tokens([s + self.serializer.action_stop for s in texts], "action")
-    return [ids for ids, _ in found]
+    return self._tokens([s + self.serializer.action_stop for s in texts], "action")
 
-# %% ../../nbs/language/04_tokens.ipynb #13feda8e
+# %% ../../nbs/language/04_tokens.ipynb #e5400497
 @patch
 def after_action(self: TokenStream,
     reward: np.ndarray,              # (n,)
@@ -268,10 +274,10 @@ def after_action(self: TokenStream,
 ) -> list[list[int]] | list[tuple[list[int], np.ndarray]]:  # ids for each of n agents; or ids and (l,) uint8
     "Tokens behind an action and what ends it, up to the next state."
     texts = self.serializer.after_action(reward, logprob, terminated, truncated)
-    found = self._tokens([s[len(self.serializer.action_stop):] for s in texts], "after")
-    return found if fields else [ids for ids, _ in found]
+    stop = len(self.serializer.action_stop)
+    return self._tokens([s[stop:] for s in texts], "after", fields)
 
-# %% ../../nbs/language/04_tokens.ipynb #ccc018d8
+# %% ../../nbs/language/04_tokens.ipynb #cd0edb66
 @patch
 def check(self: TokenStream,
     episodes: History | Trajectory | list,  # a sample

@@ -71,7 +71,7 @@ class Run:
             yield from self.read(file)
             if on_file: on_file(file)
 
-# %% ../../nbs/logs/01_logs.ipynb #d777d497
+# %% ../../nbs/logs/01_logs.ipynb #38ffa145
 @dataclass(frozen=True)
 class Reader:
     "Reads one form of log; a subclass's dataclass fields are its settings."
@@ -85,7 +85,7 @@ class Reader:
         "The runs in a log, sorted by name."
         raise NotImplementedError
 
-# %% ../../nbs/logs/01_logs.ipynb #f9b81f85
+# %% ../../nbs/logs/01_logs.ipynb #c954cfbd
 def register_reader(
     name: str,  # as typed on the command line
 ) -> Callable:
@@ -100,15 +100,24 @@ def make_reader(
     return READERS.make(name, settings)
 
 # %% ../../nbs/logs/01_logs.ipynb #1d8015b2
+def _numbered(folder, pattern):
+    "The files in a folder whose names match a pattern, in the order of their numbers."
+    found = []
+    for path in folder.iterdir():
+        match = re.fullmatch(pattern, path.name)
+        if match and path.is_file(): found.append((float(match[1]), path))
+    return [path for _, path in sorted(found)]
+
 def _matching(folder, groups):
-    "The first group of which files are in a folder, and these in the order of their numbers."
+    "A folder with the first group of which files are in it, as a list; empty if there is none."
     for name, pattern in groups.items():
-        numbered = []
-        for path in folder.iterdir():
-            match = re.fullmatch(pattern, path.name)
-            if match and path.is_file(): numbered.append((float(match[1]), path))
-        if numbered: return name, [path for _, path in sorted(numbered)]
-    return "", []
+        files = _numbered(folder, pattern)
+        if files: return [(folder, name, files)]
+    return []
+
+def _matching_below(path, groups):
+    folders = sorted(p for p in path.rglob("*") if p.is_dir())
+    return [match for folder in folders for match in _matching(folder, groups)]
 
 def _what_is_there(folder):
     "The first few names in a folder, for messages."
@@ -117,7 +126,7 @@ def _what_is_there(folder):
     more = " ..." if len(names) > 3 else ""
     return f"there is {', '.join(names[:3])}{more}"
 
-# %% ../../nbs/logs/01_logs.ipynb #1e8c8634
+# %% ../../nbs/logs/01_logs.ipynb #107d4631
 def log_folders(
     path: str | Path,  # of a file, of a run, or of a folder with runs anywhere in it
     kind: str,  # of log, for messages
@@ -128,11 +137,6 @@ def log_folders(
     path = Path(path)
     if not path.exists(): raise UserError(f"{path}: there is no such file or folder")
     if path.is_file(): return [(path.parent, "file", [path])]
-    name, files = _matching(path, groups)
-    if files: return [(path, name, files)]
-    found = []
-    for folder in sorted(p for p in path.rglob("*") if p.is_dir()):
-        name, files = _matching(folder, groups)
-        if files: found.append((folder, name, files))
-    if not found: raise UserError(f"{path} holds no {kind} log: expected {expected}; {_what_is_there(path)}")
-    return found
+    found = _matching(path, groups) or _matching_below(path, groups)
+    if found: return found
+    raise UserError(f"{path} holds no {kind} log: expected {expected}; {_what_is_there(path)}")

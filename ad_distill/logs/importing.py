@@ -10,6 +10,7 @@ __all__ = ['PROMPTS_ROOM', 'RolloutLog', 'open_tokenizer', 'tokenizer_beside', '
 # %% ../../nbs/logs/04_importing.ipynb #9faa4d68
 import json, os, shutil
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
@@ -72,51 +73,47 @@ def tokenizer_beside(
         if (folder / "tokenizer" / "tokenizer_config.json").is_file(): return folder / "tokenizer"
     return None
 
-# %% ../../nbs/logs/04_importing.ipynb #c7e800c7
+# %% ../../nbs/logs/04_importing.ipynb #a1391fc6
 def _texts(tokenizer, rows):
     "Tokens as text, without those that stand for no text."
     return tokenizer.batch_decode(rows, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
-def _unknown_token(rollouts, tokenizer):
-    "A token of the log that the tokenizer does not have."
+def _unknown_token(run, rollouts, tokenizer):
+    "Whether the log has a token that the tokenizer does not have."
+    size = len(tokenizer)
     for i, r in enumerate(rollouts):
         highest = max([*r.prompt_ids, *r.completion_ids], default=0)
-        if highest >= len(tokenizer): return f"token {highest} in rollout {i}, and it has {len(tokenizer)} tokens"
+        if highest >= size: return f"{run.name} has token {highest} in rollout {i}, and it has {size} tokens"
     return None
 
-def _other_text(rollouts, tokenizer):
-    "A text of the log that the tokenizer does not give, if it does not give most of them."
-    known = [r for r in rollouts if r.completion is not None]
+def _other_text(run, rollouts, tokenizer):
+    "Whether most texts of the log are not those that the tokenizer gives."
+    known, eos = [r for r in rollouts if r.completion is not None], tokenizer.eos_token or ""
     wrong = []
     for r, text in zip(known, _texts(tokenizer, [r.completion_ids for r in known])):
-        written = r.completion.removesuffix(tokenizer.eos_token or "")
-        if text.strip() != written.strip(): wrong.append((r, text))
+        if text.strip() != r.completion.removesuffix(eos).strip(): wrong.append((r, text))
     if 2 * len(wrong) <= len(rollouts): return None
     r, text = wrong[0]
-    return r.completion_ids[:6], text[:60], r.completion[:60]
+    there = f"of the tokens {r.completion_ids[:6]} ... in {run.name}"
+    return f"{there} it makes {text[:60]!r}, the log says {r.completion[:60]!r}"
 
-def _other_padding(rollouts):
-    "The token of which there are three at the end of too many completions."
+def _other_padding(run, rollouts, tokenizer):
+    "Whether too many completions end with three times the same token."
     ends = [r.completion_ids[-3:] for r in rollouts]
-    rows = Counter(end[0] for end in ends if len(end) == 3 and len(set(end)) == 1)
+    rows = Counter(end[0] for end in ends if len(end) == 3 and len({*end}) == 1)
     token, times = rows.most_common(1)[0] if rows else (None, 0)
-    return token if times > max(2, len(rollouts) // 10) else None
+    if times <= max(2, len(rollouts) // 10): return None
+    padded = f"completions in {run.name} are padded with token {token}"
+    return f"{padded}, and its padding is token {tokenizer.pad_token_id}"
 
-# %% ../../nbs/logs/04_importing.ipynb #b721e8fe
+# %% ../../nbs/logs/04_importing.ipynb #34ca6ac0
 _LOOK = 64  # rollouts of a run that are compared with what the tokenizer makes of their tokens
 
 def _check_tokenizer(run, rollouts, tokenizer):
     "Refuse a tokenizer that is not the log's."
-    start = f"the tokenizer {tokenizer.name_or_path} does not match the log:"
-    if unknown := _unknown_token(rollouts, tokenizer): raise UserError(f"{start} {run.name} has {unknown}")
-    if other := _other_text(rollouts, tokenizer):
-        ids, text, written = other
-        raise UserError(f"{start} of the tokens {ids} ... in {run.name} it makes {text!r}, the log says {written!r}")
-    if rollouts[0].completion is not None: return
-    padding = _other_padding(rollouts)
-    if padding is not None:
-        raise UserError(f"{start} completions in {run.name} are padded with token {padding}, "
-                        f"and its padding is token {tokenizer.pad_token_id}")
+    why = _unknown_token(run, rollouts, tokenizer) or _other_text(run, rollouts, tokenizer)
+    if rollouts[0].completion is None: why = why or _other_padding(run, rollouts, tokenizer)
+    if why: raise UserError(f"the tokenizer {tokenizer.name_or_path} does not match the log: {why}")
 
 # %% ../../nbs/logs/04_importing.ipynb #a5f0fae1
 def _batches(items, n):
@@ -130,28 +127,28 @@ def _with_tokens(rollouts, tokenizer):
         texts = [r.prompt for r in batch] + [r.completion for r in batch]
         ids = tokenizer(texts, add_special_tokens=False).input_ids
         for r, prompt, completion in zip(batch, ids, ids[len(batch):]):
-            r.prompt_ids = prompt
-            r.completion_ids = completion + end if r.ended else completion
+            r.prompt_ids, r.completion_ids = prompt, completion + (end if r.ended else [])
             yield r
 
-# %% ../../nbs/logs/04_importing.ipynb #b36b3a53
-def _text_of(rollouts, tokenizer):
-    "Prompts and completions as text, from their tokens where there are any and a tokenizer."
+# %% ../../nbs/logs/04_importing.ipynb #e7d2922a
+def _prompts_and_completions(rollouts, tokenizer):
+    "Their texts, from their tokens where there are any and a tokenizer."
     if tokenizer is not None and rollouts[0].completion_ids is not None:
-        prompts, completions = [r.prompt_ids for r in rollouts], [r.completion_ids for r in rollouts]
-        return _texts(tokenizer, prompts), _texts(tokenizer, completions)
-    if rollouts[0].completion is None:
-        raise UserError("the log holds tokens only, and a reward function needs text: "
-                        "name the model's tokenizer with --tokenizer PATH")
-    return [r.prompt for r in rollouts], [r.completion for r in rollouts]
+        rows = [r.prompt_ids for r in rollouts], [r.completion_ids for r in rollouts]
+        return [_texts(tokenizer, ids) for ids in rows]
+    if rollouts[0].completion is not None: return [r.prompt for r in rollouts], [r.completion for r in rollouts]
+    raise UserError("the log holds tokens only, and a reward function needs text: "
+                    "name the model's tokenizer with --tokenizer PATH")
+
+def _score(rollouts, reward, tokenizer):
+    scores = reward(*_prompts_and_completions(rollouts, tokenizer))
+    for r, score in zip(rollouts, scores): r.score = float(score)
 
 def _with_scores(rollouts, reward, tokenizer):
     "Rollouts whose missing scores are computed from their texts."
     for batch in _batches(rollouts, 512):
         unknown = [r for r in batch if r.score is None or r.score != r.score]  # NaN
-        if unknown:
-            scores = reward(*_text_of(unknown, tokenizer))
-            for r, score in zip(unknown, scores): r.score = float(score)
+        if unknown: _score(unknown, reward, tokenizer)
         yield from batch
 
 # %% ../../nbs/logs/04_importing.ipynb #d9e52902
@@ -169,7 +166,7 @@ def _count_iteration(found, r):
     if found and found[-1][:3] == at: found[-1][3] += 1
     else: found.append([*at, 1])
 
-# %% ../../nbs/logs/04_importing.ipynb #fd94435b
+# %% ../../nbs/logs/04_importing.ipynb #2a2c0280
 @dataclass
 class _Import:
     "A log on its way into a store."
@@ -195,7 +192,7 @@ def _completed(self: _Import, run, rollouts):
         else: rollouts = _with_tokens(rollouts, self.tokenizer)
     return rollouts if self.score is None else _with_scores(rollouts, self.score, self.tokenizer)
 
-# %% ../../nbs/logs/04_importing.ipynb #d8c05085
+# %% ../../nbs/logs/04_importing.ipynb #9bf9357a
 @patch
 def _pack(self: _Import, run, rollouts, folder):
     "Write the rollouts of a run into files."
@@ -211,40 +208,51 @@ def _pack(self: _Import, run, rollouts, folder):
     if packed: packed.close()
     return packed, found
 
-# %% ../../nbs/logs/04_importing.ipynb #f32e4820
+# %% ../../nbs/logs/04_importing.ipynb #f3aa94a8
+@patch
+def _bar(self: _Import, total, **look):
+    return tqdm(total=total, unit_scale=True, disable=not self.progress, **look)
+
+@patch
+def _read_run(self: _Import, run, folder, bar):
+    "Pack a run, unless there is nothing in it."
+    rollouts = run.rollouts(lambda file: bar.update(file.stat().st_size))
+    packed, iterations = self._pack(run, self._completed(run, rollouts), folder)
+    if packed is None or not packed.n: return self.problems.note(f"{run.name}: no rollout in it, left out")
+    self.packed.append(packed)
+    self.iterations.append(iterations)
+
 @patch
 def read(self: _Import, work: Path) -> None:
     "Pack all runs of the log, each in a folder in `work`."
     runs = list(self.reader.runs(self.path, self.tokenizer, self.problems))
     size = sum(file.stat().st_size for run in runs for file in run.files)
-    bar = tqdm(total=size, unit="B", unit_scale=True, desc="reading", disable=not self.progress)
-    with bar:
-        for i, run in enumerate(runs):
-            rollouts = run.rollouts(lambda file: bar.update(file.stat().st_size))
-            packed, found = self._pack(run, self._completed(run, rollouts), work / f"run{i}")
-            if packed and packed.n:
-                self.packed.append(packed)
-                self.iterations.append(found)
-            else: self.problems.note(f"{run.name}: no rollout in it, left out")
+    with self._bar(size, unit="B", desc="reading") as bar:
+        for i, run in enumerate(runs): self._read_run(run, work / f"run{i}", bar)
     if self.packed: return
     why = f": {self.problems.lines[0]}" if self.problems.lines else ""
     raise UserError(f"{self.path} holds no whole rollout{why}")
 
-# %% ../../nbs/logs/04_importing.ipynb #49e1604f
+# %% ../../nbs/logs/04_importing.ipynb #517ffb90
+@patch
+def _vocab_size(self: _Import):
+    "How many tokens there are: as the tokenizer says, or as the log has them."
+    if min(p.lowest for p in self.packed) < 0:
+        raise UserError("the log has negative tokens; it is damaged, or of another form")
+    highest = max(p.highest for p in self.packed)
+    if self.tokenizer is None: return highest + 1
+    size = len(self.tokenizer)
+    if highest < size: return size
+    raise UserError(f"the tokenizer {self.tokenizer.name_or_path} does not match the log: "
+                    f"the log has token {highest}, and it has {size} tokens")
+
 @patch
 def spaces(self: _Import) -> Spaces:
     "The spaces that fit all runs."
     if len({p.text for p in self.packed}) > 1:
         raise UserError("some runs in the log hold tokens and some only text; import them one by one")
     if self.packed[0].text: return text_spaces()
-    if min(p.lowest for p in self.packed) < 0:
-        raise UserError("the log has negative tokens; it is damaged, or of another form")
-    highest = max(p.highest for p in self.packed)
-    size = highest + 1 if self.tokenizer is None else len(self.tokenizer)
-    if highest >= size:
-        raise UserError(f"the tokenizer {self.tokenizer.name_or_path} does not match the log: "
-                        f"the log has token {highest}, and it has {size} tokens")
-    return token_spaces(size, max(1, *(p.prompt_length for p in self.packed)))
+    return token_spaces(self._vocab_size(), max(1, *(p.prompt_length for p in self.packed)))
 
 @patch
 def _prompt_texts(self: _Import):
@@ -253,7 +261,7 @@ def _prompt_texts(self: _Import):
     if self.packed[0].text: return prompts
     return [] if self.tokenizer is None else _texts(self.tokenizer, prompts)
 
-# %% ../../nbs/logs/04_importing.ipynb #46fb9475
+# %% ../../nbs/logs/04_importing.ipynb #d7fbb7ff
 @patch
 def task(self: _Import) -> tuple[RolloutLog, list[str]]:  # and the lines of the file with its prompts, if they are many
     "The task of the histories."
@@ -265,7 +273,7 @@ def task(self: _Import) -> tuple[RolloutLog, list[str]]:  # and the lines of the
         lines = [" ".join(text.split()) for text in texts]
     return RolloutLog(prompts=kept, reward=self.reward, reader=self.reader.name), lines
 
-# %% ../../nbs/logs/04_importing.ipynb #c75e9a41
+# %% ../../nbs/logs/04_importing.ipynb #8cfd9071
 @patch
 def _pieces(self: _Import, i, spaces, task, bar):
     "The history of a run, in pieces of bounded size."
@@ -277,18 +285,25 @@ def _pieces(self: _Import, i, spaces, task, bar):
         bar.update(len(piece))
 
 @patch
-def write(self: _Import, path: Path) -> None:
-    "Write what was read into a new store."
-    spaces, (task, prompts) = self.spaces(), self.task()
-    about = {**task_id(task), "instance": int(task.instances("train")[0])}
-    sizes = [p.n for p in self.packed]
-    info = {"task": task_id(task), "source": {"name": self.reader.name, "params": {}},
-            "runs": [p.run.name for p in self.packed], "n_episodes": max(sizes)}
-    bar = tqdm(total=sum(sizes), unit=" rollouts", unit_scale=True, desc="writing", disable=not self.progress)
-    with StreamedWriter(path, spaces, info) as writer, bar:
+def _info(self: _Import, task):
+    "What the store says about itself."
+    return {"task": task_id(task), "source": {"name": self.reader.name, "params": {}},
+            "runs": [p.run.name for p in self.packed], "n_episodes": max(p.n for p in self.packed)}
+
+@patch
+def _write_histories(self: _Import, path, task):
+    spaces, about = self.spaces(), {**task_id(task), "instance": int(task.instances("train")[0])}
+    bar = self._bar(sum(p.n for p in self.packed), unit=" rollouts", desc="writing")
+    with StreamedWriter(path, spaces, self._info(task)) as writer, bar:
         for i, packed in enumerate(self.packed):
             try: writer.put_pieces(self._pieces(i, spaces, about, bar), path.parent / "columns")
             except UserError as e: raise UserError(f"{packed.run.name}: {e}") from e
+
+@patch
+def write(self: _Import, path: Path) -> None:
+    "Write what was read into a new store."
+    task, prompts = self.task()
+    self._write_histories(path, task)
     if self.tokenizer is not None and not self.packed[0].text: save_tokenizer(self.tokenizer, path)
     if prompts: (path / "prompts.txt").write_text("\n".join(prompts) + "\n", encoding="utf-8")
 
@@ -301,10 +316,19 @@ def summary(self: _Import) -> dict[str, Any]:
             "tokenizer": getattr(self.tokenizer, "name_or_path", None),
             "left_out": {"files": p.files, "rollouts": p.rollouts, "problems": p.lines}, "notes": p.notes}
 
-# %% ../../nbs/logs/04_importing.ipynb #49d2ae08
+# %% ../../nbs/logs/04_importing.ipynb #6583b641
 def _need_free(out):
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists already; choose another directory, or delete it")
+
+@contextmanager
+def _working_folder(out):
+    "A folder beside the place of the store, which is gone in the end."
+    work = out.absolute().with_name(out.name + ".importing")
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    try: yield work
+    finally: shutil.rmtree(work, ignore_errors=True)
 
 def _tokenizer_for(path, tokenizer):
     "The tokenizer that was named, or lies beside the log."
@@ -330,13 +354,9 @@ def import_log(
     score = make_reward(reward) if reward else None
     problems, tokenizer = Problems(skip_bad), _tokenizer_for(path, tokenizer)
     log = _Import(reader, path, out, problems, tokenizer, reward or "", score, progress)
-    work = out.absolute().with_name(out.name + ".importing")
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
-    try:
+    with _working_folder(out) as work:
         log.read(work)
         log.write(work / "store")
         if out.exists(): out.rmdir()
         (work / "store").rename(out)
-    finally: shutil.rmtree(work, ignore_errors=True)
     return Store.open(out), log.summary()

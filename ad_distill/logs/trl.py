@@ -21,6 +21,8 @@ from ..registry import UserError, nearest
 from ..rlhf.rollouts import Rollout
 
 # %% ../../nbs/logs/03_trl.ipynb #ad9a50a6
+_ROLLOUT = "step", "prompt", "completion"  # columns of every log; the others are rewards, and what TRL made of them
+
 def _one_line(e, most): return " ".join(str(e).split())[:most]
 
 def _parquet(file):
@@ -30,13 +32,13 @@ def _parquet(file):
     except (pa.ArrowException, OSError) as e:
         raise CutOff(f"it is no parquet file, or cut off ({_one_line(e, 90)})") from None
     names = opened.schema_arrow.names
-    missing = [k for k in ("step", "prompt", "completion") if k not in names]
+    missing = [k for k in _ROLLOUT if k not in names]
     if missing: raise CutOff(f"it has no column {' or '.join(missing)}, only {', '.join(names)}")
     return opened
 
 def _steps(opened): return opened.read(["step"])["step"].to_numpy()  # (rollouts,)
 
-# %% ../../nbs/logs/03_trl.ipynb #a39edf7f
+# %% ../../nbs/logs/03_trl.ipynb #1c8ead9d
 def _say_sparse(folder, steps, problems):
     "Say so when steps were not logged."
     last = int(steps[-1])
@@ -46,21 +48,25 @@ def _say_sparse(folder, steps, problems):
     problems.note(f"{folder}: a sparse log: {len(steps)} of {last} steps were logged ({shown}); "
                   "the rollouts in between are not in it")
 
+def _steps_in(file, problems):
+    "The different steps in a file; none if it cannot be read."
+    why = "has no rows"
+    try:
+        steps = np.unique(_steps(_parquet(file)))
+        if len(steps): return steps
+    except CutOff as e: why = f"is damaged or foreign: {e.why}"
+    except Exception as e: why = f"is damaged: {_one_line(e, 120)}"
+    problems.bad(f"{file} {why}", files=1)
+    return np.array([], int)
+
 def _by_step(files, problems):
     "Files in the order of the steps in them; those that cannot be read are left out."
-    found = []  # (first step, file, all steps)
-    for file in files:
-        try: steps = _steps(_parquet(file))
-        except CutOff as e: problems.bad(f"{file} is damaged or foreign: {e.why}", files=1)
-        except Exception as e: problems.bad(f"{file} is damaged: {_one_line(e, 120)}", files=1)
-        else:
-            if len(steps): found.append((int(steps.min()), file, np.unique(steps)))
-            else: problems.bad(f"{file} has no rows", files=1)
-    found.sort(key=lambda x: x[0])
-    if found: _say_sparse(found[0][1].parent, np.unique(np.concatenate([steps for _, _, steps in found])), problems)
-    return [file for _, file, _ in found]
+    steps = {file: _steps_in(file, problems) for file in files}
+    files = sorted((file for file in steps if len(steps[file])), key=lambda file: steps[file][0])
+    if files: _say_sparse(files[0].parent, np.unique(np.concatenate([*steps.values()])), problems)
+    return files
 
-# %% ../../nbs/logs/03_trl.ipynb #14b48fc4
+# %% ../../nbs/logs/03_trl.ipynb #ff5ca189
 def _mark(file):
     "The same for two files with the same rollouts: how many, and the first of them."
     opened = _parquet(file)
@@ -71,18 +77,17 @@ def _without_repeats(files, name, problems):
     "Files without those that hold the same rollouts as the one before."
     marks = [_mark(file) for file in files]
     kept = [file for file, mark, before in zip(files, marks, [None, *marks]) if mark != before]
-    if len(kept) < len(files):
-        repeats = f"{len(files) - len(kept)} of {len(files)} files repeat the batch of the file before"
-        problems.note(f"{name}: {repeats} (it served several updates) and are left out")
+    left_out = len(files) - len(kept)
+    if left_out:
+        problems.note(f"{name}: {left_out} of {len(files)} files repeat the batch of the file before "
+                      "(it served several updates) and are left out")
     return kept
 
-# %% ../../nbs/logs/03_trl.ipynb #9b12aab5
-_NO_REWARDS = "step", "prompt", "completion", "advantage"
-
+# %% ../../nbs/logs/03_trl.ipynb #4dd4000b
 def _is_reward(field):
     "Whether a column holds what a reward function returned."
     import pyarrow as pa
-    if field.name in _NO_REWARDS or field.name.startswith("__"): return False
+    if field.name in (*_ROLLOUT, "advantage") or field.name.startswith("__"): return False
     return pa.types.is_floating(field.type) or pa.types.is_integer(field.type)
 
 def _split(text): return [x.strip() for x in text.split(",")]
@@ -92,18 +97,22 @@ def _numbers(text):
     except ValueError: pass
     raise UserError(f"weights: {text!r} came, expected numbers with commas between them, such as 1,0.5")
 
+def _reward_names(file, picked):
+    "Those columns of rewards that were picked, or all."
+    known = [f.name for f in _parquet(file).schema_arrow if _is_reward(f)]
+    if not picked: return known
+    for name in _split(picked):
+        if name not in known: raise UserError(nearest(name, known, f"reward column of {file}"))
+    return _split(picked)
+
 def _reward_columns(file, picked, weights):
     "Names and weights of the columns that make the score."
-    known = [f.name for f in _parquet(file).schema_arrow if _is_reward(f)]
-    names = _split(picked) if picked else known
-    for name in names:
-        if name not in known: raise UserError(nearest(name, known, f"reward column of {file}"))
+    names = _reward_names(file, picked)
     numbers = _numbers(weights) if weights else [1.] * len(names)
-    if len(numbers) != len(names):
-        raise UserError(f"weights: {len(numbers)} came for {len(names)} reward columns ({', '.join(names)})")
-    return dict(zip(names, numbers))
+    if len(numbers) == len(names): return dict(zip(names, numbers))
+    raise UserError(f"weights: {len(numbers)} came for {len(names)} reward columns ({', '.join(names)})")
 
-# %% ../../nbs/logs/03_trl.ipynb #67c645d3
+# %% ../../nbs/logs/03_trl.ipynb #dab26f6a
 def weighted_score(
     rewards: np.ndarray,  # (f, n) of each reward function for each rollout; NaN: it does not apply
     weights: np.ndarray,  # (f,) of the functions
@@ -112,24 +121,28 @@ def weighted_score(
     total = np.nansum(rewards * weights[:, None], 0)  # (n,)
     return np.where(np.isnan(rewards).all(0), np.nan, total)
 
-# %% ../../nbs/logs/03_trl.ipynb #ada76f02
+# %% ../../nbs/logs/03_trl.ipynb #13d5a8b1
 def _as_text(x):
     "A prompt or completion as text: of a conversation with one message its content, else lines `role: content`."
-    if not isinstance(x, list): return "" if x is None else x
+    if not isinstance(x, list): return x or ""
     messages = [(m.get("role"), m.get("content") or "") for m in x]
     if len(messages) == 1: return messages[0][1]
     return "\n".join(f"{role}: {content}" for role, content in messages)
 
+def _scores(data, columns):
+    "The score of each row."
+    rewards = np.array([data[c] for c in columns], float)  # (f, n); None becomes NaN
+    weights = np.array([*columns.values()], float)  # (f,)
+    return weighted_score(rewards.reshape(len(columns), len(data["step"])), weights).tolist()
+
 def _rows(batch, columns):
     "The rollouts of a piece of a parquet file."
     data = batch.to_pydict()
-    rewards = np.array([data[c] for c in columns], float).reshape(len(columns), batch.num_rows)  # (f, n)
-    score = weighted_score(rewards, np.array([*columns.values()], float)).tolist()
-    others = [k for k in data if k not in ("step", "prompt", "completion")]
-    for i in range(batch.num_rows):
-        prompt, completion = _as_text(data["prompt"][i]), _as_text(data["completion"][i])
-        more = {k: data[k][i] for k in others}
-        yield Rollout(prompt, completion, score=score[i], optimizer_step=data["step"][i] - 1, more=more)
+    scores, steps, prompts, completions = _scores(data, columns), data["step"], data["prompt"], data["completion"]
+    others = [k for k in data if k not in _ROLLOUT]
+    for i, score in enumerate(scores):
+        yield Rollout(_as_text(prompts[i]), _as_text(completions[i]), score=score, optimizer_step=steps[i] - 1,
+                      more={k: data[k][i] for k in others})
 
 # %% ../../nbs/logs/03_trl.ipynb #5fece5e7
 def _batches(opened, steps):
@@ -153,7 +166,7 @@ def _read_parquet(file, columns, problems):
         why = f"{file} is damaged after {n} rollouts: {_one_line(e, 120)}"
         problems.bad(why, files=1, rollouts=max(0, there - n))
 
-# %% ../../nbs/logs/03_trl.ipynb #917016d6
+# %% ../../nbs/logs/03_trl.ipynb #6280ed05
 def _from_hub(name):
     "The parquet files of a data set on the hub, in the local cache."
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name): raise UserError(f"{name}: there is no such file or folder")
@@ -167,9 +180,17 @@ def _say_score(name, columns, problems):
     terms = [c if weight == 1 else f"{weight:g} {c}" for c, weight in columns.items()]
     problems.note(f"{name}: score = {' + '.join(terms) or 'not in the log'}")
 
-# %% ../../nbs/logs/03_trl.ipynb #7f12d130
+# %% ../../nbs/logs/03_trl.ipynb #07de5ed5
 _FILES = {"log": r"completions_(\d+)\.parquet", "data set": r"\D*(\d+)(?:-of-\d+)?\.parquet"}
 _EXPECTED = "files completions_NNNNN.parquet, in it or in folders in it"
+
+def _run(folder, files, columns, problems):
+    "The run in a folder."
+    name = folder.parent.name if folder.name == "completions" else folder.name
+    _say_score(name, columns, problems)
+    about = {"reader": "trl", "form": "completions", "run": name, "rewards": columns}
+    read = functools.partial(_read_parquet, columns=columns, problems=problems)
+    return Run(name, about, _without_repeats(files, name, problems), read)
 
 @register_reader("trl")
 @dataclass(frozen=True)
@@ -184,9 +205,5 @@ class TRL(Reader):
         for folder, _, files in log_folders(path, "TRL", _FILES, _EXPECTED):
             files = _by_step(files, problems)
             if not files: continue
-            name = folder.parent.name if folder.name == "completions" else folder.name
             columns = _reward_columns(files[0], self.columns, self.weights)
-            _say_score(name, columns, problems)
-            about = {"reader": "trl", "form": "completions", "run": name, "rewards": columns}
-            read = functools.partial(_read_parquet, columns=columns, problems=problems)
-            yield Run(name, about, _without_repeats(files, name, problems), read)
+            yield _run(folder, files, columns, problems)

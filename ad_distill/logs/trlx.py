@@ -29,7 +29,7 @@ def _loads():
     except ImportError: from json import loads
     return loads
 
-# %% ../../nbs/logs/02_trlx.ipynb #708da6bc
+# %% ../../nbs/logs/02_trlx.ipynb #b90e9bfb
 _GAP = re.compile(r"[\s,]*")  # between two elements
 _UNFINISHED = re.compile(r"[-a-zA-Z]*|(.?\\)?u[0-9a-fA-F]*|.?\\")  # the beginning of a word or an escaped character
 
@@ -46,7 +46,7 @@ def _why_no_element(text, start):
     if _wrong(text, start): return f"it is no JSON there: {text[start:start + 40]!r}"
     return "it ends in the middle"
 
-# %% ../../nbs/logs/02_trlx.ipynb #b3067c2c
+# %% ../../nbs/logs/02_trlx.ipynb #1b0b1aed
 _BETWEEN = re.compile(rb"\}\s*,\s*(?=\{)")  # two elements, unless it is within one or in a text
 _SPACE = b" \t\r\n,"
 
@@ -71,7 +71,7 @@ def _parsed(held):
     found, used, _ = _decoded(held)  # it may hold NaN, which orjson refuses
     return found, used
 
-# %% ../../nbs/logs/02_trlx.ipynb #d9e7e1e8
+# %% ../../nbs/logs/02_trlx.ipynb #b4cfdce0
 def _elements(file, begin):
     "The elements of the JSON array that begins at byte `begin` of a file, as lists; `CutOff` where they go wrong."
     held, at = b"", begin  # what is not understood yet, and where that begins
@@ -111,7 +111,7 @@ def _n_tokens(ids, pad, eos):
     stays = pad == eos or n == 0  # the first pad is the end, or all that there is
     return n + 1 if stays else n
 
-# %% ../../nbs/logs/02_trlx.ipynb #ead2ca6d
+# %% ../../nbs/logs/02_trlx.ipynb #26d9cc78
 def _tokens(r, pad, eos, seq2seq):
     "Prompt and completion of a rollout without padding, and how many places the completion had with it."
     prompt, completion = r["query_tensor"], r["response_tensor"]
@@ -143,7 +143,7 @@ class _Head(NamedTuple):
     iteration: int = -1
     optimizer_step: int = -1
 
-# %% ../../nbs/logs/02_trlx.ipynb #051c2911
+# %% ../../nbs/logs/02_trlx.ipynb #a0550ec9
 def _text_only(settings, head, r):
     "A rollout of trlX's own export."
     prompt, completion, _ = _tokens(r, settings.pad, settings.eos, settings.seq2seq)
@@ -156,35 +156,36 @@ def _penalties(rewards, score, n, settings):
     return [*rewards[:-1], settings.penalty(rewards[-1], score)] if n else []
 
 def _token_by_token(rewards, score, n, settings):
-    "Penalties and scores of n tokens that were paid one by one."
+    "Scores and penalties of n tokens that were paid one by one."
     scores = (score + [0.] * n)[:n]
-    return [settings.penalty(x, s) for x, s in zip(rewards, scores)], scores
+    return scores, [settings.penalty(x, s) for x, s in zip(rewards, scores)]
 
 def _lengths(r, n):
     sizes = ", ".join(f"{k} {len(r[k])}" for k in ("logprobs", "values", "rewards"))
     return (f"its lengths do not fit: {n} tokens without padding, {sizes}; "
             "expected as many of each as there are tokens, or up to two more")
 
-# %% ../../nbs/logs/02_trlx.ipynb #3411ad59
+# %% ../../nbs/logs/02_trlx.ipynb #e8b74bc2
+def _paid(r, n, settings):
+    "Score, scores one by one if there are such, and penalties of n tokens."
+    score, rewards = r["score"], r["rewards"]
+    if type(score) is list: return math.fsum(score), *_token_by_token(rewards, score, n, settings)
+    return math.nan if score is None else score, None, _penalties(rewards, score, n, settings)
+
 def _complete(settings, head, r):
     "A rollout of the complete form."
     pad, eos, kl_coef, iteration, optimizer_step = head
     prompt, completion, places = _tokens(r, pad, eos, settings.seq2seq)
-    logprobs, values, rewards, score, scores = r["logprobs"], r["values"], r["rewards"], r["score"], None
+    logprobs, values = r["logprobs"], r["values"]
     n, given = len(completion), len(logprobs)
-    if not n <= given <= places or len(values) != given or len(rewards) != given: raise UserError(_lengths(r, n))
-    if type(score) is list:
-        penalties, scores = _token_by_token(rewards, score, n, settings)
-        score = math.fsum(score)
-    else:
-        penalties = _penalties(rewards, score, n, settings)
-        if score is None: score = math.nan
+    if not n <= given <= places or not len(values) == len(r["rewards"]) == given: raise UserError(_lengths(r, n))
+    score, scores, penalties = _paid(r, n, settings)
     if given > n: logprobs, values = logprobs[:n], values[:n]
     ended = n > 0 and completion[-1] == eos
     return Rollout(r["prompt"], r["output"], prompt, completion, score, ended, logprobs, values, penalties, scores,
                    kl_coef, iteration, optimizer_step)
 
-# %% ../../nbs/logs/02_trlx.ipynb #b0fe0abf
+# %% ../../nbs/logs/02_trlx.ipynb #a195c9c0
 def _batch_of_rollouts(data):
     "Head and rollouts of parsed JSON of the complete form, or `CutOff`."
     if not isinstance(data, dict) or not isinstance(data.get("rollouts"), list):
@@ -214,57 +215,61 @@ _FORMS = {
         r"epoch-(\d+(?:\.\d+)?)\.json", re.compile(rb"^\s*\["), b"]", _exported_rollouts, _text_only),
 }
 
-# %% ../../nbs/logs/02_trlx.ipynb #45d0a977
+# %% ../../nbs/logs/02_trlx.ipynb #4a1bd259
 def _parsed_whole(file):
     "What a file holds, None if it cannot be parsed at once."
     try: return _loads()(file.read_bytes())
     except ValueError: return None
 
-def _pieces(file, form):
-    "(head, rollouts) of a file, once if it is small; `CutOff` where it goes wrong, also if it is something else."
-    size = file.stat().st_size
-    if not size: raise CutOff("it is empty")
-    whole = _parsed_whole(file) if size <= WHOLE else None
-    if whole is not None:
-        yield form.check(whole)
-        return
+def _beginning(file, form):
+    "Head of a file, and the byte at which the rollouts begin."
     with open(file, "rb") as f: start = f.read(4096)
     match = form.begin.search(start)
     if match is None: raise CutOff("it does not begin as a trlX log does")
     try: empty = _loads()(start[:match.end()] + form.end)
     except ValueError as e: raise CutOff(f"its beginning is no JSON: {e}") from None
     head, _ = form.check(empty)
-    for rows in _elements(file, match.end()): yield head, rows
+    return head, match.end()
+
+def _pieces(file, form):
+    "(head, rollouts) of a file, once if it is small; `CutOff` where it goes wrong, also if it is something else."
+    size = file.stat().st_size
+    if not size: raise CutOff("it is empty")
+    whole = _parsed_whole(file) if size <= WHOLE else None
+    if whole is not None: yield form.check(whole)
+    else:
+        head, at = _beginning(file, form)
+        for rows in _elements(file, at): yield head, rows
 
 # %% ../../nbs/logs/02_trlx.ipynb #0dca0916
-_SPOILT = KeyError, TypeError, AttributeError, IndexError
+_SPOILT = UserError, KeyError, TypeError, AttributeError, IndexError  # what reading a rollout raises
+
+def _why_spoilt(e):
+    if isinstance(e, UserError): return str(e)
+    if isinstance(e, KeyError): return f"it has no {e}"
+    return f"it is not what trlX writes ({type(e).__name__}: {e})"
 
 def _one_by_one(file, read, rows, first, problems):
     "The rollouts of a piece of a file some of which are spoilt."
     for i, r in enumerate(rows, first):
         try: yield read(r)
-        except UserError as e: why = str(e)
-        except KeyError as e: why = f"it has no {e}"
-        except _SPOILT as e: why = f"it is not what trlX writes ({type(e).__name__}: {e})"
-        else: continue
-        problems.bad(f"{file}: rollout {i}: {why}", rollouts=1)
+        except _SPOILT as e: problems.bad(f"{file}: rollout {i}: {_why_spoilt(e)}", rollouts=1)
 
 def _read_file(file, form, settings, problems):
     "The rollouts of one file of trlX's."
     n = 0
     try:
         for head, rows in _pieces(file, form):
-            try: rollouts = [form.read(settings, head, r) for r in rows]
-            except (UserError, *_SPOILT):
-                read = functools.partial(form.read, settings, head)
-                rollouts = _one_by_one(file, read, rows, n, problems)
+            read = functools.partial(form.read, settings, head)
+            try: rollouts = [read(r) for r in rows]
+            except _SPOILT: rollouts = _one_by_one(file, read, rows, n, problems)
             yield from rollouts
             n += len(rows)
     except CutOff as e:
         place = f"byte {e.at:,} of {file.stat().st_size:,}"
         problems.bad(f"{file} is cut off or damaged: {e.why} ({place}), after {n} whole rollouts", files=1, rollouts=1)
 
-# %% ../../nbs/logs/02_trlx.ipynb #c597cc16
+# %% ../../nbs/logs/02_trlx.ipynb #8043c7f5
 def _config(folder, problems):
     "config.json of a run; empty where there is none."
     file = folder / "config.json"
@@ -286,13 +291,14 @@ def _pad_and_eos(tokenizer, folder):
     if tokenizer is None:
         raise UserError(f"{folder}: this form of log does not say which token is padding; "
                         "name the model's tokenizer with --tokenizer PATH")
-    pad, eos = tokenizer.pad_token_id, tokenizer.eos_token_id
+    eos = tokenizer.eos_token_id
     if eos is None:
         raise UserError(f"{folder}: the tokenizer {tokenizer.name_or_path} has neither a padding nor an end token; "
                         "which one does the log use?")
+    pad = tokenizer.pad_token_id
     return eos if pad is None else pad, eos  # as trlX does
 
-# %% ../../nbs/logs/02_trlx.ipynb #a0c21e34
+# %% ../../nbs/logs/02_trlx.ipynb #043456df
 def _settings(config, pad, eos):
     method, model = _section(config, "method"), _section(config, "model")
     clip = method.get("cliprange_reward")
@@ -305,7 +311,7 @@ def _settings(config, pad, eos):
 def _say_gaps(folder, files, problems):
     "Say so when numbers are missing between files."
     numbers = [int(re.search(r"\d+", p.name)[0]) for p in files]
-    missing = sorted(set(range(numbers[0], numbers[-1])) - set(numbers))
+    missing = sorted({*range(numbers[0], numbers[-1])} - {*numbers})
     if not missing: return
     how_many = "1 file is" if len(missing) == 1 else f"{len(missing)} files are"
     problems.note(f"{folder}: {how_many} missing between the first and the last, rollouts-{missing[0]:05}.json first")
@@ -315,10 +321,10 @@ _EXPECTED = "files rollouts-NNNNN.json (complete form) or epoch-TIME.json (trlX'
 
 def _run(folder, name, files, tokenizer, problems):
     "The run in a folder, whose files are of the form called so."
-    config, pad, eos = _config(folder, problems), None, None
-    if name == "text_only": pad, eos = _pad_and_eos(tokenizer, folder)
-    elif len(files) > 1: _say_gaps(folder, files, problems)
+    config = _config(folder, problems)
+    pad, eos = _pad_and_eos(tokenizer, folder) if name == "text_only" else (None, None)
     settings = _settings(config, pad, eos)
+    if name == "complete" and len(files) > 1: _say_gaps(folder, files, problems)
     read = functools.partial(_read_file, form=_FORMS[name], settings=settings, problems=problems)
     about = {"reader": "trlx", "form": name, "run": folder.name, "config": config}
     return Run(folder.name, about, files, read, _seed(config))

@@ -18,19 +18,39 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
+from fastcore.basics import patch
 
-from ..rlhf.stories.model import story_model_path
-from ..sources.core import Source, register_source
 from ..data.store import StoreWriter
-from ..tasks.core import Task, task_id
+from ..logs.trl import weighted_score
+from ..registry import UserError
+from ..rlhf.stories.grammar import MAX_TOKENS
+from ..rlhf.stories.model import story_model_path
+from ..rlhf.stories.task import StoryTask
 from ..rlhf.rollouts import is_text_form, save_tokenizer, text_history, token_episode, token_spaces
 from ..rlhf.tasks import TextVectorEnv
-from ..rlhf.stories.grammar import MAX_TOKENS
-from ..rlhf.stories.task import StoryTask
-from ..registry import UserError
+from ..sources.core import Source, register_source
+from ..tasks.core import Task, task_id
 from ..trajectory import History, Spaces
 
 # %% ../../nbs/recorders/02_trl.ipynb #4b06733e
+def _padded(rows, device):
+    "Token ids of rows of different lengths, and which of them are no padding."
+    import torch
+    rows = [torch.tensor(row) for row in rows]
+    ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(device)  # (b, l)
+    lengths = torch.tensor([len(row) for row in rows], device=device)  # (b,)
+    return ids, torch.arange(ids.shape[1], device=device) < lengths[:, None]  # (b, l), (b, l)
+
+def _token_logprobs(model, rows, temperature):
+    "Log probability of each token after the first, given those before it."
+    import torch
+    ids, mask = _padded(rows, next(model.parameters()).device)  # (b, l)
+    with torch.no_grad(): logits = model(input_ids=ids, attention_mask=mask.long()).logits  # (b, l, vocabulary)
+    logits = logits[:, :-1].float() / temperature  # (b, l - 1, vocabulary)
+    chosen = logits.gather(2, ids[:, 1:, None])[..., 0]  # (b, l - 1)
+    return (chosen - logits.logsumexp(2)).clamp(max=0).cpu().numpy()  # (b, l - 1)
+
+# %% ../../nbs/recorders/02_trl.ipynb #33021233
 def completion_logprobs(
     model: Any,  # the policy, any causal LM; left in the mode in which it came
     prompts: list[list[int]],  # token ids
@@ -39,20 +59,15 @@ def completion_logprobs(
     batch: int = 16,  # rows at a time
 ) -> list[np.ndarray]:  # a float32 array for each completion: log probability of each token
     "How probable a policy is to write completions, token by token. Draws no random numbers."
-    import torch
-    rows, out, was_training = [p + c for p, c in zip(prompts, completions)], [], model.training
-    if not all(prompts): raise UserError("an empty prompt came; a language model needs at least one token to begin with, such as its bos token")
+    if not all(prompts):
+        raise UserError("an empty prompt came; a language model needs at least one token to begin with, "
+                        "such as its bos token")
+    rows, found, was_training = [p + c for p, c in zip(prompts, completions)], [], model.training
     model.eval()
     try:
-        for i in range(0, len(rows), batch):
-            some = rows[i:i + batch]
-            ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(r) for r in some], batch_first=True).to(next(model.parameters()).device)
-            mask = torch.arange(ids.shape[1], device=ids.device) < torch.tensor([[len(r)] for r in some], device=ids.device)
-            with torch.no_grad(): logits = model(input_ids=ids, attention_mask=mask.long()).logits[:, :-1].float() / temperature
-            chosen = logits.gather(2, ids[:, 1:, None])[..., 0] - logits.logsumexp(2)
-            out += [x[len(p) - 1:len(r) - 1].cpu().numpy() for x, p, r in zip(chosen.clamp(max=0), prompts[i:i + batch], some)]
+        for i in range(0, len(rows), batch): found += [*_token_logprobs(model, rows[i:i + batch], temperature)]
     finally: model.train(was_training)
-    return out
+    return [x[len(p) - 1:len(row) - 1] for x, p, row in zip(found, prompts, rows)]
 
 # %% ../../nbs/recorders/02_trl.ipynb #c48f20db
 class RecordedRollout(NamedTuple):
@@ -60,105 +75,92 @@ class RecordedRollout(NamedTuple):
     prompt_ids: list[int]
     completion_ids: list[int]
     score: float  # NaN if no reward function had one
-    logprobs: np.ndarray  # (t,) float32
+    logprobs: np.ndarray  # (l,) float32, of the completion
     updates: int  # made to the policy before
 
 class RolloutRecorder:
     "Listens to the reward functions of a TRL trainer, and makes a history of what it heard."
     def __init__(self,
-        spaces: Spaces | None = None,  # of the history; default: as small as the prompts allow. Runs that share a store need the same
+        spaces: Spaces | None = None,  # of the history, for runs that share a store; default: as small as they can be
     ):
-        self.spaces, self.rollouts, self.trainer, self._functions, self._heard = spaces, [], None, [], {}
+        self.spaces = spaces
+        self.rollouts = []  # what was recorded
+        self.trainer = None  # that is recorded
+        self._functions = []  # the reward functions
+        self._heard = {}  # what those of them said that were called for the present batch
 
-    def listen(self,
-        functions: Callable | list[Callable],  # the reward functions, synchronous or not
-    ) -> Callable | list[Callable]:  # to be given to the trainer in their place
-        "Reward functions that the recorder overhears."
-        self._functions = list(functions) if isinstance(functions, (list, tuple)) else [functions]
-        for f in self._functions:
-            if not callable(f) or hasattr(f, "parameters"): raise UserError(f"reward {f!r} is no function; the recorder hears functions only: call the reward model in a function of your own")
-        heard = [self._overheard(i, f) for i, f in enumerate(self._functions)]
-        return heard if isinstance(functions, (list, tuple)) else heard[0]
+@patch(as_prop=True)
+def updates(self: RolloutRecorder) -> int:
+    "Updates that the trainer has made."
+    return self.trainer.state.global_step if self.trainer else 0
 
-    def _overheard(self, i, f):
-        name = getattr(f, "__name__", type(f).__name__)
-        def failed(e, prompts): return UserError(f"reward function {name!r} raised {e!r} on a batch of {len(prompts)} rollouts after {self._updates()} updates, the first with prompt {prompts[0]!r}; what was recorded before stays")
-        if iscoroutinefunction(f) or iscoroutinefunction(getattr(f, "__call__", None)):
-            async def hear(prompts: list, completions: list, completion_ids: list, **kwargs: Any) -> list:
-                try: rewards = await f(prompts=prompts, completions=completions, completion_ids=completion_ids, **kwargs)
-                except Exception as e: raise failed(e, prompts) from e
-                return self._hear(i, name, rewards, prompts, completion_ids)
-        else:
-            def hear(prompts: list, completions: list, completion_ids: list, **kwargs: Any) -> list:
-                try: rewards = f(prompts=prompts, completions=completions, completion_ids=completion_ids, **kwargs)
-                except Exception as e: raise failed(e, prompts) from e
-                return self._hear(i, name, rewards, prompts, completion_ids)
-        hear.__name__ = name  # TRL names its metrics after it
-        return hear
+# %% ../../nbs/recorders/02_trl.ipynb #7d382252
+def _is_async(f): return iscoroutinefunction(f) or iscoroutinefunction(getattr(f, "__call__", None))
 
-    def _updates(self): return self.trainer.state.global_step if self.trainer else 0
+@contextmanager
+def _blaming(recorder, name, prompts):
+    "What a reward function raises becomes one line that says where it happened."
+    try: yield
+    except Exception as e:
+        on = f"a batch of {len(prompts)} rollouts after {recorder.updates} updates"
+        raise UserError(f"reward function {name!r} raised {e!r} on {on}, the first with prompt {prompts[0]!r}; "
+                        "what was recorded before stays") from e
 
-    def _hear(self, i, name, rewards, prompts, completion_ids):
-        if self.trainer is None: raise UserError("the recorder does not know its trainer: train inside `with recorder.record(trainer):`")
-        if not self.trainer.model.training: return rewards  # an evaluation
-        rewards = [None if r is None else float(r) for r in rewards]
-        if len(rewards) != len(prompts): raise UserError(f"reward function {name!r} returned {len(rewards)} rewards for {len(prompts)} completions after {self._updates()} updates; one for each is needed")
-        bad = next((p for p, r in zip(prompts, rewards) if r is not None and not math.isfinite(r)), None)
-        if bad is not None: raise UserError(f"reward function {name!r} returned NaN or an infinite number after {self._updates()} updates, for a completion of {bad!r}; return None where there is no reward")
-        self._heard[i] = rewards
-        if len(self._heard) == len(self._functions):
-            heard, self._heard = self._heard, {}
-            self._record([heard[k] for k in range(len(heard))], prompts, completion_ids)
-        return rewards
+def _overheard(recorder, i, f):
+    "Reward function number i, which tells the recorder what it returns."
+    name = getattr(f, "__name__", type(f).__name__)
+    async def hear_async(prompts: list, completions: list, completion_ids: list, **kwargs: Any) -> list:
+        with _blaming(recorder, name, prompts):
+            rewards = await f(prompts=prompts, completions=completions, completion_ids=completion_ids, **kwargs)
+        return recorder._hear(i, name, rewards, prompts, completion_ids)
+    def hear(prompts: list, completions: list, completion_ids: list, **kwargs: Any) -> list:
+        with _blaming(recorder, name, prompts):
+            rewards = f(prompts=prompts, completions=completions, completion_ids=completion_ids, **kwargs)
+        return recorder._hear(i, name, rewards, prompts, completion_ids)
+    heard = hear_async if _is_async(f) else hear
+    heard.__name__ = name
+    return heard
 
-    def _record(self, rewards, prompts, completion_ids):
-        t = self.trainer
-        weights = np.array(t.args.reward_weights or [1.] * len(rewards))[:, None]
-        table = np.array(rewards, float)
-        scores = np.where(np.isnan(table).all(0), np.nan, np.nansum(table * weights, 0))
-        ids = prompt_tokens(t, prompts)
-        logprobs = completion_logprobs(t.model_wrapped, ids, completion_ids, t.args.temperature, t.args.per_device_train_batch_size)
-        new = [RecordedRollout([*p], [*c], float(s), l, self._updates()) for p, c, s, l in zip(ids, completion_ids, scores, logprobs)]
-        if getattr(t.accelerator, "num_processes", 1) > 1:
-            from accelerate.utils import gather_object
-            new = gather_object(new)
-        self.rollouts += new
+# %% ../../nbs/recorders/02_trl.ipynb #583bc3ae
+@patch
+def listen(self: RolloutRecorder,
+    functions: Callable | list[Callable],  # the reward functions, synchronous or not
+) -> Callable | list[Callable]:  # to be given to the trainer in their place
+    "Reward functions that the recorder overhears."
+    several = isinstance(functions, (list, tuple))
+    self._functions = list(functions) if several else [functions]
+    for f in self._functions:
+        if callable(f) and not hasattr(f, "parameters"): continue
+        raise UserError(f"reward {f!r} is no function; the recorder hears functions only: "
+                        "call the reward model in a function of your own")
+    heard = [_overheard(self, i, f) for i, f in enumerate(self._functions)]
+    return heard if several else heard[0]
 
-    def history(self,
-        task: dict | None = None,  # {"name", "params", "instance"}; default: says that it comes from TRL
-        source: dict | None = None,  # {"name", "params"}; default: the trainer and its main settings
-        seed: int | None = None,  # default: the trainer's
-        n: int | None = None,  # at most so many rollouts; default: all
-    ) -> History:  # in token form, one episode a rollout, in learning order
-        "What was recorded."
-        if not self.rollouts: raise UserError("nothing was recorded: were the functions of `listen` given to the trainer, and did it train inside `with recorder.record(trainer):`?")
-        rollouts, ends = self.rollouts[:n], end_tokens(self.trainer)
-        spaces = self.spaces or token_spaces(vocabulary_size(self.trainer), max(len(r.prompt_ids) for r in rollouts))
-        episodes = [token_episode(r.prompt_ids, r.completion_ids, r.score, spaces, r.logprobs, truncated=r.completion_ids[-1] not in ends) for r in rollouts]
-        return History.from_episodes(episodes, task=task or {"name": "trl", "params": {}, "instance": 0}, source=source or trainer_id(self.trainer),
-                                     seed=self.trainer.args.seed if seed is None else seed)
+# %% ../../nbs/recorders/02_trl.ipynb #7493dbb7
+def _checked_rewards(rewards, name, prompts, updates):
+    "Rewards as numbers or None; `UserError` for a wrong count, NaN and infinite ones."
+    rewards = [None if r is None else float(r) for r in rewards]
+    start = f"reward function {name!r} returned"
+    if len(rewards) != len(prompts):
+        raise UserError(f"{start} {len(rewards)} rewards for {len(prompts)} completions after {updates} updates; "
+                        "one for each is needed")
+    for prompt, r in zip(prompts, rewards):
+        if r is None or math.isfinite(r): continue
+        raise UserError(f"{start} NaN or an infinite number after {updates} updates, for a completion of {prompt!r}; "
+                        "return None where there is no reward")
+    return rewards
 
-    @contextmanager
-    def record(self,
-        trainer: Any,  # or `RLOOTrainer`, whose reward functions come from `listen`
-        path: str | Path | None = None,  # store that the history is added to in the end, together with the tokenizer
-        **about: Any,  # for `history`
-    ) -> Iterator["RolloutRecorder"]:
-        "Record what is trained inside. If the training breaks off, what was recorded until then is kept."
-        if getattr(trainer, "tools", None): raise UserError("this trainer's model uses tools: completions hold tokens that the model did not write, which a history cannot tell apart")
-        self.trainer, self.rollouts, self._heard = trainer, [], {}
-        try: yield self
-        finally:
-            if path is not None and self.rollouts and trainer.is_world_process_zero(): self.save(path, **about)
-
-    def save(self,
-        path: str | Path,  # a store; made, or added to
-        **about: Any,  # for `history`
-    ) -> None:
-        "Add the history to a store."
-        h = self.history(**about)
-        with StoreWriter(path, h.spaces, {"task": {k: h.task[k] for k in ("name", "params")}, "source": h.source}) as writer: writer.put(len(writer), h)
-        if not (Path(path) / "tokenizer").exists(): save_tokenizer(self.trainer.processing_class, path)
+@patch
+def _hear(self: RolloutRecorder, i, name, rewards, prompts, completion_ids):
+    "Take the rewards of function number i for a batch."
+    if self.trainer is None:
+        raise UserError("the recorder does not know its trainer: train inside `with recorder.record(trainer):`")
+    if not self.trainer.model.training: return rewards  # an evaluation
+    self._heard[i] = rewards = _checked_rewards(rewards, name, prompts, self.updates)
+    if len(self._heard) == len(self._functions):
+        heard, self._heard = self._heard, {}
+        self._record([heard[k] for k in range(len(heard))], prompts, completion_ids)
+    return rewards
 
 # %% ../../nbs/recorders/02_trl.ipynb #e3436b4d
 def prompt_tokens(
@@ -167,17 +169,43 @@ def prompt_tokens(
 ) -> list[list[int]]:
     "Prompts as the trainer showed them to its model."
     tokenizer = trainer.processing_class
-    if isinstance(prompts[0], str): return [list(ids) for ids in tokenizer(text=prompts)["input_ids"]]
-    return [list(ids) for ids in tokenizer.apply_chat_template(conversation=prompts, add_generation_prompt=True, tokenize=True, return_dict=True,
-                                                               chat_template=getattr(trainer, "chat_template", None), **getattr(trainer, "chat_template_kwargs", {}))["input_ids"]]
+    if isinstance(prompts[0], str): ids = tokenizer(text=prompts)["input_ids"]
+    else:
+        template, more = getattr(trainer, "chat_template", None), getattr(trainer, "chat_template_kwargs", {})
+        ids = tokenizer.apply_chat_template(conversation=prompts, add_generation_prompt=True, tokenize=True,
+                                            return_dict=True, chat_template=template, **more)["input_ids"]
+    return [list(row) for row in ids]
 
+# %% ../../nbs/recorders/02_trl.ipynb #3038bfd1
+def _scores(rewards, weights):
+    "(n,) Score of each rollout, from one list of rewards a function."
+    rewards = np.array(rewards, float)  # (functions, n); None becomes NaN
+    return weighted_score(rewards, np.array(weights or np.ones(len(rewards))))
+
+@patch
+def _record(self: RolloutRecorder, rewards, prompts, completion_ids):
+    "Keep a batch of rollouts."
+    trainer, args = self.trainer, self.trainer.args
+    ids, updates = prompt_tokens(trainer, prompts), self.updates
+    logprobs = completion_logprobs(trainer.model_wrapped, ids, completion_ids, args.temperature,
+                                   args.per_device_train_batch_size)
+    scores = _scores(rewards, args.reward_weights)
+    new = [RecordedRollout([*prompt], [*completion], float(score), logprob, updates)
+           for prompt, completion, score, logprob in zip(ids, completion_ids, scores, logprobs)]
+    if getattr(trainer.accelerator, "num_processes", 1) > 1:
+        from accelerate.utils import gather_object
+        new = gather_object(new)
+    self.rollouts += new
+
+# %% ../../nbs/recorders/02_trl.ipynb #09d44189
 def end_tokens(
     trainer: Any,  # whose model and tokenizer say which
 ) -> set[int]:
     "Tokens that end a completion."
     config = getattr(trainer.model, "generation_config", None)
     ends = getattr(config, "eos_token_id", None)
-    return {e for e in (*(ends if isinstance(ends, (list, tuple)) else [ends]), trainer.processing_class.eos_token_id) if e is not None}
+    if not isinstance(ends, (list, tuple)): ends = [ends]
+    return {e for e in (*ends, trainer.processing_class.eos_token_id) if e is not None}
 
 def vocabulary_size(
     trainer: Any,  # whose model may have more outputs than its tokenizer has tokens
@@ -185,19 +213,81 @@ def vocabulary_size(
     "How many tokens the policy chooses from."
     return max(len(trainer.processing_class), getattr(trainer.model.config, "vocab_size", 0))
 
+_SETTINGS = (
+    "learning_rate", "lr_scheduler_type", "beta", "temperature", "top_p", "top_k", "num_generations", "num_iterations",
+    "loss_type", "scale_rewards", "max_completion_length", "per_device_train_batch_size",
+    "gradient_accumulation_steps", "steps_per_generation")
+
+def _plain(x): return x if x is None or isinstance(x, (bool, int, float, str)) else str(x)
+
 def trainer_id(
-    trainer: Any,
+    trainer: Any,  # with its settings in `args`
 ) -> dict:  # {"name", "params"}
     "A trainer and those of its settings that shape a history."
-    names = ("learning_rate", "lr_scheduler_type", "beta", "temperature", "top_p", "top_k", "num_generations", "num_iterations", "loss_type", "scale_rewards", "max_completion_length",
-             "per_device_train_batch_size", "gradient_accumulation_steps", "steps_per_generation")
-    plain = lambda v: v if v is None or isinstance(v, (bool, int, float, str)) else str(v)
-    return {"name": type(trainer).__name__, "params": {k: plain(getattr(trainer.args, k)) for k in names if hasattr(trainer.args, k)}}
+    settings = {k: _plain(getattr(trainer.args, k)) for k in _SETTINGS if hasattr(trainer.args, k)}
+    return {"name": type(trainer).__name__, "params": settings}
+
+# %% ../../nbs/recorders/02_trl.ipynb #31059bd5
+@patch
+def _episodes(self: RolloutRecorder, rollouts):
+    "Rollouts in token form."
+    ends, spaces = end_tokens(self.trainer), self.spaces
+    if spaces is None:
+        longest = max(len(r.prompt_ids) for r in rollouts)
+        spaces = token_spaces(vocabulary_size(self.trainer), longest)
+    for r in rollouts:
+        truncated = r.completion_ids[-1] not in ends
+        yield token_episode(r.prompt_ids, r.completion_ids, r.score, spaces, r.logprobs, truncated=truncated)
+
+@patch
+def history(self: RolloutRecorder,
+    task: dict | None = None,  # {"name", "params", "instance"}; default: says that it comes from TRL
+    source: dict | None = None,  # {"name", "params"}; default: the trainer and its main settings
+    seed: int | None = None,  # default: the trainer's
+    n: int | None = None,  # at most so many rollouts; default: all
+) -> History:  # in token form, one episode a rollout, in learning order
+    "What was recorded."
+    if not self.rollouts:
+        raise UserError("nothing was recorded: were the functions of `listen` given to the trainer, "
+                        "and did it train inside `with recorder.record(trainer):`?")
+    if task is None: task = {"name": "trl", "params": {}, "instance": 0}
+    if source is None: source = trainer_id(self.trainer)
+    if seed is None: seed = self.trainer.args.seed
+    episodes = [*self._episodes(self.rollouts[:n])]
+    return History.from_episodes(episodes, task=task, source=source, seed=seed)
+
+# %% ../../nbs/recorders/02_trl.ipynb #75432d06
+@patch
+def save(self: RolloutRecorder,
+    path: str | Path,  # a store; made, or added to
+    **about: Any,  # for `history`
+) -> None:
+    "Add the history to a store."
+    h = self.history(**about)
+    info = {"task": {k: h.task[k] for k in ("name", "params")}, "source": h.source}
+    with StoreWriter(path, h.spaces, info) as writer: writer.put(len(writer), h)
+    if not (Path(path) / "tokenizer").exists(): save_tokenizer(self.trainer.processing_class, path)
+
+@patch
+@contextmanager
+def record(self: RolloutRecorder,
+    trainer: Any,  # GRPOTrainer or RLOOTrainer, whose reward functions come from `listen`
+    path: str | Path | None = None,  # store that the history is added to in the end, together with the tokenizer
+    **about: Any,  # for `history`
+) -> Iterator[RolloutRecorder]:
+    "Record what is trained inside. If the training breaks off, what was recorded until then is kept."
+    if getattr(trainer, "tools", None):
+        raise UserError("this trainer's model uses tools: completions hold tokens that the model did not write, "
+                        "which a history cannot tell apart")
+    self.trainer, self.rollouts, self._heard = trainer, [], {}
+    try: yield self
+    finally:
+        if path is not None and self.rollouts and trainer.is_world_process_zero(): self.save(path, **about)
 
 # %% ../../nbs/recorders/02_trl.ipynb #288d8d37
 @contextmanager
 def _undisturbed():
-    "One thread, so that sums come out the same on any number of cores; and global generators left as they were, which a trainer seeds and uses."
+    "One thread, so that sums come out the same on any number of cores; global generators are left as they were."
     import torch
     python, numpy, threads = random.getstate(), np.random.get_state(), torch.get_num_threads()
     torch.set_num_threads(1)
@@ -214,20 +304,25 @@ def _quiet():
     "Silence what Transformers and datasets say about every run: a history is one of many."
     import datasets, transformers
     log = transformers.utils.logging
-    level, bars, other = log.get_verbosity(), log.is_progress_bar_enabled(), datasets.are_progress_bars_disabled()
-    log.set_verbosity_error(); log.disable_progress_bar(); datasets.disable_progress_bars()
+    level, bars, others = log.get_verbosity(), log.is_progress_bar_enabled(), not datasets.are_progress_bars_disabled()
+    log.set_verbosity_error()
+    log.disable_progress_bar()
+    datasets.disable_progress_bars()
     try: yield
     finally:
         log.set_verbosity(level)
         if bars: log.enable_progress_bar()
-        if not other: datasets.enable_progress_bars()
+        if others: datasets.enable_progress_bars()
 
-def _trainer_callback(told):
+# %% ../../nbs/recorders/02_trl.ipynb #e136f5a5
+def _after_each_step(tell):
+    "A callback of Transformers' trainer."
     from transformers import TrainerCallback
-    class Told(TrainerCallback):
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None: told()
-    return Told()
+    class AfterEachStep(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None: tell()
+    return AfterEachStep()
 
+# %% ../../nbs/recorders/02_trl.ipynb #3092ced3
 @register_source("trl_grpo")
 @dataclass(frozen=True)
 class TRLGRPO(Source):
@@ -242,41 +337,80 @@ class TRLGRPO(Source):
     width: ClassVar[int] = 1
 
     def __post_init__(self):
-        if self.group < 2 or self.rollouts % self.group: raise UserError(f"rollouts={self.rollouts} has to be a multiple of group={self.group}, which has to be at least 2")
+        if self.group >= 2 and self.rollouts % self.group == 0: return
+        raise UserError(f"rollouts={self.rollouts} has to be a multiple of group={self.group}, "
+                        "which has to be at least 2")
 
     def check(self, task: Task) -> None:
         try: import trl  # noqa: F401
         except ImportError as e: raise UserError("source 'trl_grpo' needs TRL: pip install 'ad_distill[rlhf]'") from e
-        if not isinstance(task.view("language").make_env(task.instances("train")[:1]), TextVectorEnv): raise UserError(f"source 'trl_grpo' is for text tasks (story_rlhf, text_rlhf), not {task.name!r}")
-        if not self.model and not isinstance(task, StoryTask): raise UserError(f"source 'trl_grpo' needs a language model to train on task {task.name!r}: give model=DIRECTORY_OR_NAME")
-        if not self.model: story_model_path()
+        if not isinstance(_text_env(task, task.instances("train")[:1]), TextVectorEnv):
+            raise UserError(f"source 'trl_grpo' is for text tasks (story_rlhf, text_rlhf), not {task.name!r}")
+        if self.model: return
+        if not isinstance(task, StoryTask):
+            raise UserError(f"source 'trl_grpo' needs a language model to train on task {task.name!r}: "
+                            "give model=DIRECTORY_OR_NAME")
+        story_model_path()
 
-    def learn(self, task: Task, instances: np.ndarray, numbers: np.ndarray, seed: int, n_episodes: int, on_episode: Callable[[int], None] | None = None) -> list[History]:
-        def tell(k): return on_episode and (lambda n: on_episode((k * n_episodes + n) // len(numbers)))
-        with _undisturbed(), _quiet(): return [self._run(task, int(i), [seed, int(n)], seed, n_episodes, tell(k)) for k, (i, n) in enumerate(zip(instances, numbers))]
+# %% ../../nbs/recorders/02_trl.ipynb #c3047312
+def _text_env(task, instances): return task.view("language").make_env(instances)
 
-    def _run(self, task, instance, entropy, seed, n_episodes, tell):
-        from datasets import Dataset
-        from transformers import PrinterCallback
-        from trl import GRPOTrainer
-        env = task.view("language").make_env(np.full(self.rollouts, instance))
-        prompts = [str(p) for p in env.prompts[env.first[0]:env.stop[0]]]
-        prompts *= -(-self.rollouts // (self.group * len(prompts)))  # TRL leaves out an update that it has too few prompts for
-        def reward(prompts, completions, **kwargs): return [float(r) for r in env.reward(prompts, completions)]
-        recorder = RolloutRecorder(None if is_text_form(task.spaces) else task.spaces)
-        with tempfile.TemporaryDirectory(prefix="trl_grpo-") as folder:
-            settings = self._settings(task, folder, int(np.random.SeedSequence(entropy).generate_state(1)[0]) >> 1, n_episodes)
-            trainer = GRPOTrainer(self.model or str(story_model_path()), recorder.listen(reward), settings, Dataset.from_dict({"prompt": prompts}))
-            trainer.remove_callback(PrinterCallback)
-            if tell: trainer.add_callback(_trainer_callback(lambda: tell(min(len(recorder.rollouts), n_episodes))))
-            with recorder.record(trainer): trainer.train()
-        h = recorder.history({**task_id(task), "instance": instance}, {"name": self.name, "params": asdict(self)}, seed, n_episodes)
-        return text_history(h, trainer.processing_class) if is_text_form(task.spaces) else h
+def _config_seed(entropy): return int(np.random.SeedSequence(entropy).generate_state(1)[0]) >> 1  # 31 bits
 
-    def _settings(self, task, folder, seed, n_episodes):
-        from torch.cuda import is_available
-        from trl import GRPOConfig
-        return GRPOConfig(output_dir=folder, seed=seed, max_steps=-(-n_episodes // self.rollouts), per_device_train_batch_size=self.rollouts, num_generations=self.group, learning_rate=self.lr, beta=self.kl,
-            lr_scheduler_type="constant", adam_beta2=.95, max_grad_norm=self.clip, max_completion_length=self.max_tokens or (MAX_TOKENS if isinstance(task, StoryTask) else 64),
-            use_cpu=not (self.model and is_available()), bf16=False, gradient_checkpointing=False, disable_dropout=True, report_to="none", save_strategy="no", logging_strategy="no", disable_tqdm=True,
-            dataloader_pin_memory=False)
+@patch
+def _config(self: TRLGRPO, task, folder, seed, n_episodes):
+    "Settings of TRL's trainer."
+    from torch.cuda import is_available
+    from trl import GRPOConfig
+    max_tokens = self.max_tokens or (MAX_TOKENS if isinstance(task, StoryTask) else 64)
+    return GRPOConfig(
+        output_dir=folder, seed=seed, max_steps=math.ceil(n_episodes / self.rollouts),
+        per_device_train_batch_size=self.rollouts, num_generations=self.group, max_completion_length=max_tokens,
+        learning_rate=self.lr, lr_scheduler_type="constant", adam_beta2=.95, max_grad_norm=self.clip, beta=self.kl,
+        use_cpu=not (self.model and is_available()), bf16=False, gradient_checkpointing=False, disable_dropout=True,
+        report_to="none", save_strategy="no", logging_strategy="no", disable_tqdm=True, dataloader_pin_memory=False)
+
+@patch
+def _trainer(self: TRLGRPO, config, env, heard):
+    "TRL's trainer of a fresh copy of the model, on the prompts of an environment."
+    from datasets import Dataset
+    from transformers import PrinterCallback
+    from trl import GRPOTrainer
+    prompts = [str(p) for p in env.prompts[env.first[0]:env.stop[0]]]
+    prompts *= math.ceil(self.rollouts / (self.group * len(prompts)))  # TRL needs enough of them for an update
+    trainer = GRPOTrainer(self.model or str(story_model_path()), heard, config, Dataset.from_dict({"prompt": prompts}))
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+# %% ../../nbs/recorders/02_trl.ipynb #99b2e527
+@patch
+def _recorded(self: TRLGRPO, recorder, task, instance, seed, n_episodes, tell):
+    "Train on one instance, recorded; returns the trainer."
+    env = _text_env(task, np.full(self.rollouts, instance))
+    def reward(prompts, completions, **kwargs): return [float(r) for r in env.reward(prompts, completions)]
+    with tempfile.TemporaryDirectory(prefix="trl_grpo-") as folder:
+        config = self._config(task, folder, seed, n_episodes)
+        trainer = self._trainer(config, env, recorder.listen(reward))
+        if tell: trainer.add_callback(_after_each_step(lambda: tell(min(len(recorder.rollouts), n_episodes))))
+        with recorder.record(trainer): trainer.train()
+    return trainer
+
+@patch
+def _history(self: TRLGRPO, task, instance, number, seed, n_episodes, tell):
+    "History `number`, of one instance."
+    as_text = is_text_form(task.spaces)
+    recorder = RolloutRecorder(None if as_text else task.spaces)
+    trainer = self._recorded(recorder, task, instance, _config_seed([seed, number]), n_episodes, tell)
+    source = {"name": self.name, "params": asdict(self)}
+    history = recorder.history({**task_id(task), "instance": instance}, source, seed, n_episodes)
+    return text_history(history, trainer.processing_class) if as_text else history
+
+@patch
+def learn(self: TRLGRPO, task: Task, instances: np.ndarray, numbers: np.ndarray, seed: int, n_episodes: int,
+          on_episode: Callable[[int], None] | None = None) -> list[History]:
+    "One training after the other."
+    def telling(k):  # history k; on_episode hears about all of them together
+        return on_episode and (lambda n: on_episode((k * n_episodes + n) // len(numbers)))
+    with _undisturbed(), _quiet():
+        return [self._history(task, int(i), int(n), seed, n_episodes, telling(k))
+                for k, (i, n) in enumerate(zip(instances, numbers))]

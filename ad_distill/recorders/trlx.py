@@ -8,7 +8,7 @@ Docs: https://ad-distill.github.io/ad_distill/recorders/trlx.html.md"""
 __all__ = ['write_json', 'RolloutFolder', 'check_scores', 'score_fields', 'merge_chunks', 'HistoryPPOTrainer']
 
 # %% ../../nbs/recorders/01_trlx.ipynb #5ce78885
-import inspect, json, math, os, time, uuid
+import functools, inspect, json, math, os, time, uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,23 @@ try:
     from trlx.utils.modeling import gather_dict
 except ModuleNotFoundError as e:
     if e.name != "trlx": raise  # trlX is there, something that it needs is not
-    AcceleratePPOTrainer, register_trainer, gather_dict = object, (lambda cls: cls), (lambda d: d)  # the part that needs no trlX still works
+    AcceleratePPOTrainer = object  # what needs no trlX still works
+    def register_trainer(cls): return cls
+    def gather_dict(d): return d
 
 # %% ../../nbs/recorders/01_trlx.ipynb #941cd6b9
+def _write_to_disk(path, text):
+    with open(path, "w", encoding="utf-8") as f:
+        f.write(text)
+        f.flush()
+        os.fsync(f.fileno())
+
+def _sync_folder(path):
+    if os.name != "posix": return
+    folder = os.open(path, os.O_RDONLY)
+    try: os.fsync(folder)
+    finally: os.close(folder)
+
 def write_json(
     path: str | Path,  # file to be made; replaced if it is there
     data: Any,  # plain values; NaN and infinities are refused, since JSON has no such numbers
@@ -29,19 +43,14 @@ def write_json(
 ) -> None:
     "Write a file that is there whole or not at all, even if the process or the machine dies."
     path = Path(path)
-    text = json.dumps(data, indent=indent, allow_nan=False, separators=None if indent else (",", ":"))
+    separators = None if indent else (",", ":")
+    text = json.dumps(data, indent=indent, allow_nan=False, separators=separators)
     part = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(part, "w", encoding="utf-8") as f:
-            f.write(text)
-            f.flush()
-            os.fsync(f.fileno())
+        _write_to_disk(part, text)
         os.replace(part, path)
     finally: part.unlink(missing_ok=True)
-    if os.name == "posix":  # the name too has to reach the disk
-        folder = os.open(path.parent, os.O_RDONLY)
-        try: os.fsync(folder)
-        finally: os.close(folder)
+    _sync_folder(path.parent)  # the name too has to reach the disk
 
 # %% ../../nbs/recorders/01_trlx.ipynb #cb7fb22e
 class RolloutFolder:
@@ -52,8 +61,10 @@ class RolloutFolder:
     ):
         self.path = Path(path)
         self.path.mkdir(parents=True, exist_ok=True)
-        self.next = 1 + max((int(p.stem.split("-")[1]) for p in self.path.glob("rollouts-*.json")), default=-1)
-        name = f"config-{self.next:05d}.json" if (self.path / "config.json").exists() else "config.json"  # of the training that begins with this number
+        taken = [int(p.stem.split("-")[1]) for p in self.path.glob("rollouts-*.json")]
+        self.next = 1 + max(taken, default=-1)  # number of the next file
+        resumed = (self.path / "config.json").exists()
+        name = f"config-{self.next:05d}.json" if resumed else "config.json"
         write_json(self.path / name, json.loads(json.dumps(config, default=str)), indent=2)
 
     def append(self,
@@ -62,7 +73,9 @@ class RolloutFolder:
     ) -> Path:  # the file
         "Write one batch."
         path = self.path / f"rollouts-{self.next:05d}.json"
-        if path.exists(): raise FileExistsError(f"{path} appeared while this training wrote to the folder: two trainings write to one run; give each a folder of its own")
+        if path.exists():
+            raise FileExistsError(f"{path} appeared while this training wrote to the folder: "
+                                  "two trainings write to one run; give each a folder of its own")
         write_json(path, {"iteration": self.next, **about, "rollouts": rollouts})
         self.next += 1
         return path
@@ -70,78 +83,141 @@ class RolloutFolder:
 # %% ../../nbs/recorders/01_trlx.ipynb #e1417219
 def _plain(x): return x.tolist() if hasattr(x, "tolist") else x
 
+def _numbers(score):
+    "One score as a list of numbers, be it one number or one a token."
+    score = _plain(score)
+    if not isinstance(score, (list, tuple)): score = [score]
+    return [float(_plain(x)) for x in score]
+
 def check_scores(
     scores: list,  # what the reward function returned, one entry a rollout
     prompts: list[str],  # of those rollouts
 ) -> list[list[float]]:  # the numbers of each rollout
     "The scores as plain numbers. Raises `ValueError` for a wrong count and for NaN or infinite scores."
-    if len(scores) != len(prompts): raise ValueError(f"it returned {len(scores)} scores for {len(prompts)} rollouts; one for each is needed")
-    found = []
-    for score, prompt in zip(scores, prompts):
-        score = _plain(score)
-        found.append([float(_plain(s)) for s in (score if isinstance(score, (list, tuple)) else [score])])
-        if not found[-1]: raise ValueError(f"no score for the completion of {prompt!r}")
-        if not all(map(math.isfinite, found[-1])): raise ValueError(f"score {score!r} for the completion of {prompt!r}: scores have to be finite numbers")
+    if len(scores) != len(prompts):
+        raise ValueError(f"it returned {len(scores)} scores for {len(prompts)} rollouts; one for each is needed")
+    found = [_numbers(score) for score in scores]
+    for numbers, score, prompt in zip(found, scores, prompts):
+        if not numbers: raise ValueError(f"no score for the completion of {prompt!r}")
+        if all(map(math.isfinite, numbers)): continue
+        raise ValueError(f"score {_plain(score)!r} for the completion of {prompt!r}: scores have to be finite numbers")
     return found
 
 def score_fields(
     scores: list[list[float]],  # the numbers of each rollout of one call of the reward function
 ) -> list[dict]:
     "What is written about the score of each rollout: `score`, and `scores` where they come per token."
-    per_token = max(map(len, scores)) > 1
-    return [{"score": sum(s), **({"scores": s} if per_token else {})} for s in scores]
+    if max(map(len, scores)) == 1: return [{"score": numbers[0]} for numbers in scores]
+    return [{"score": sum(numbers), "scores": numbers} for numbers in scores]
 
 # %% ../../nbs/recorders/01_trlx.ipynb #b3d938bd
-def _rounded(tensor): return [round(x, 7) for x in tensor.tolist()]
-
-def _updates(optimizer):
-    "Updates that an optimizer has made, by its own state."
-    state = getattr(optimizer, "state", None)
-    steps = [s["step"] for s in state.values() if isinstance(s, dict) and "step" in s] if hasattr(state, "values") else []
-    return max((int(_plain(s)) for s in steps), default=0)
+def _check_sizes(chunks, local):
+    heard, sampled = sum(map(len, chunks)), sum(map(len, local))
+    if heard == sampled and all(len(chunk) % len(local) == 0 for chunk in chunks): return
+    raise ValueError(f"the reward function saw {heard} rollouts, trlX keeps {sampled}: they cannot be matched")
 
 def merge_chunks(
-    chunks: list[list],  # one list a call of the reward function, over the rollouts of all processes, process by process
+    chunks: list[list],  # one list a call of the reward function, for the rollouts of all processes, one by one
     local: list[list],  # one list a process: its rollouts, chunk by chunk
 ) -> list[tuple]:  # (entry of `chunks`, entry of `local`), in the order of `chunks`
     "Bring together what the main process heard and what each process sampled."
-    n, taken, out = len(local), 0, []
-    if sum(map(len, chunks)) != sum(map(len, local)) or any(len(c) % n for c in chunks):
-        raise ValueError(f"the reward function saw {sum(map(len, chunks))} rollouts, trlX keeps {sum(map(len, local))}: they cannot be matched")
+    _check_sizes(chunks, local)
+    taken, pairs = 0, []
     for chunk in chunks:
-        share = len(chunk) // n
-        out += [(chunk[p * share + i], local[p][taken + i]) for p in range(n) for i in range(share)]
+        share = len(chunk) // len(local)  # rollouts of each process
+        sampled = [rollout for rollouts in local for rollout in rollouts[taken:taken + share]]
+        pairs += zip(chunk, sampled)
         taken += share
-    return out
+    return pairs
 
-# %% ../../nbs/recorders/01_trlx.ipynb #819d9569
-@register_trainer
-class HistoryPPOTrainer(AcceleratePPOTrainer):
-    "trlX's PPO trainer, which also writes every rollout to `config.train.rollout_logging_dir`, in learning order."
-    def __init__(self,
-        config: Any,  # `trlx.data.configs.TRLConfig`
-        run: str | None = None,  # name of the run's folder, set by `config.train.trainer_kwargs = {"run": ...}`; default: a new name. A folder that exists is gone on with
-        **kwargs,  # for trlX's trainer
-    ):
-        if AcceleratePPOTrainer is object: raise ModuleNotFoundError("recording a trlX run needs trlX, which is not installed: see requirements-trlx.txt")
-        if config.train.rollout_logging_dir is None: raise ValueError("HistoryPPOTrainer has nowhere to write: set config.train.rollout_logging_dir to a folder")
-        self.run_id, self.heard, self.updates_loaded = run or f"run-{uuid.uuid4()}", None, 0
-        super().__init__(config, **kwargs)
-        self.log_rollouts = False  # trlX's own log of the same rollouts, without scores
+# %% ../../nbs/recorders/01_trlx.ipynb #b8911378
+class _Listening:
+    "A trainer that hears what the reward function says during `make_experience`."
+    heard = None  # one list a chunk, of one dictionary a rollout; None: not listening
+    iterations = 0  # updates made by this training
 
-    def setup_rollout_logging(self,
-        config: Any,  # the same
+    def make_experience(self,
+        num_rollouts: int = 1024,  # at least so many
+        iter_count: int = 0,  # updates made before
     ) -> None:
-        "Make the run's folder (in the main process)."
-        self.rollout_logging_dir = os.path.join(config.train.rollout_logging_dir, self.run_id)
-        self.folder = RolloutFolder(self.rollout_logging_dir, config.to_dict()) if self.accelerator.is_main_process else None
+        "Sample a batch of rollouts as trlX does, and listen to the reward function meanwhile."
+        reward_fn, self.heard, self.iterations = self.reward_fn, [], iter_count
+        self.reward_fn = functools.partial(self._listen, reward_fn)
+        try: super().make_experience(num_rollouts, iter_count)
+        finally: self.reward_fn, self.heard = reward_fn, None
+
+    def _listen(self, reward_fn, samples, prompts, outputs, **kwargs):
+        "What the reward function returns, after it was noted."
+        self._note_scale()
+        try: scores = list(reward_fn(samples=samples, prompts=prompts, outputs=outputs, **kwargs))
+        except Exception as e:
+            on = f"{len(prompts)} rollouts, the first with prompt {prompts[0]!r}"
+            raise ValueError(f"{self._where()}: the reward function raised {e!r} on {on}") from e
+        try: fields = score_fields(check_scores(scores, prompts))
+        except ValueError as e: raise ValueError(f"{self._where()}: the reward function: {e}") from None
+        self.heard.append([{"prompt": p, "output": o, **f} for p, o, f in zip(prompts, outputs, fields)])
+        return scores
+
+    def _note_scale(self):
+        "What trlX divided the scores of the last chunk by."
+        how = self.config.method.scale_reward
+        if not self.heard or how not in ("running", "ref"): return
+        scale = self.running_moments.std if how == "running" else self.ref_std
+        for rollout in self.heard[-1]: rollout["score_scale"] = float(scale)
+
+# %% ../../nbs/recorders/01_trlx.ipynb #7bcfc315
+def _rounded(tensor): return [round(x, 7) for x in tensor.tolist()]
+
+def _fields(element):
+    "What is written about a `PPORLElement`."
+    tokens = {k: getattr(element, k).tolist() for k in ("query_tensor", "response_tensor")}
+    return tokens | {k: _rounded(getattr(element, k)) for k in ("logprobs", "values", "rewards")}
+
+class _Writing:
+    "A trainer that writes what it heard and what it sampled, when trlX stores it."
+    folder = None  # of the run, in the main process
+
+    def push_to_store(self,
+        data: list,  # `PPORLElement`s, all of one batch
+    ) -> None:
+        "Write the batch, then hand it to trlX."
+        if self.heard is not None: self._write(data)
+        super().push_to_store(data)
+
+    def _write(self, elements):
+        self._note_scale()
+        local = gather_dict({"processes": [[_fields(e) for e in elements]]})["processes"]
+        if self.folder is None: return
+        rollouts = [heard | sampled for heard, sampled in merge_chunks(self.heard, local)]
+        self.folder.append(
+            rollouts, optimizer_step=self.updates_loaded + self.iterations, kl_coef=float(self.kl_ctl.value),
+            time=time.time(), pad_token_id=self.tokenizer.pad_token_id, eos_token_id=self.tokenizer.eos_token_id)
+
+    def _where(self):
+        updates = self.updates_loaded + self.iterations
+        batch = f"batch {self.folder.next}, after {updates} updates"
+        return f"{self.rollout_logging_dir}, {batch} (what was recorded before is kept)"
+
+# %% ../../nbs/recorders/01_trlx.ipynb #e5df6c3a
+def _updates(optimizer):
+    "Updates that an optimizer has made, by its own state."
+    state = getattr(optimizer, "state", None)
+    if not hasattr(state, "values"): return 0
+    steps = [s["step"] for s in state.values() if isinstance(s, dict) and "step" in s]
+    return max((int(_plain(step)) for step in steps), default=0)
+
+class _Checkpoints:
+    "A trainer that can go on where another one stopped."
+    updates_loaded = 0  # made before this training
 
     def save(self,
         directory: str | None = None,  # of the checkpoint
         **kwargs,  # for trlX's trainer
     ) -> None:
-        "Write a checkpoint; in a form that can hold weights that two layers share, which newer versions of accelerate refuse unless told."
-        if "safe_serialization" in inspect.signature(self.accelerator.save_state).parameters: kwargs = {"safe_serialization": False, **kwargs}
+        "Write a checkpoint, in a form that can hold weights that two layers share."
+        known = inspect.signature(self.accelerator.save_state).parameters
+        if "safe_serialization" in known:  # newer versions of accelerate refuse shared weights unless told
+            kwargs = {"safe_serialization": False, **kwargs}
         super().save(directory, **kwargs)
 
     def load(self,
@@ -152,49 +228,27 @@ class HistoryPPOTrainer(AcceleratePPOTrainer):
         super().load(directory, **kwargs)
         self.updates_loaded = _updates(self.opt)
 
-    def make_experience(self,
-        num_rollouts: int = 1024,  # at least so many
-        iter_count: int = 0,  # updates made before
+# %% ../../nbs/recorders/01_trlx.ipynb #819d9569
+@register_trainer
+class HistoryPPOTrainer(_Listening, _Writing, _Checkpoints, AcceleratePPOTrainer):
+    "trlX's PPO trainer, which also writes every rollout to `config.train.rollout_logging_dir`, in learning order."
+    def __init__(self,
+        config: Any,  # `trlx.data.configs.TRLConfig`
+        run: str | None = None,  # name of the run's folder; default: a new name. A folder that exists is gone on with
+        **kwargs,  # for trlX's trainer
+    ):
+        if AcceleratePPOTrainer is object:
+            raise ModuleNotFoundError("recording a trlX run needs trlX, which is not installed: "
+                                      "see requirements-trlx.txt")
+        if config.train.rollout_logging_dir is None:
+            raise ValueError("HistoryPPOTrainer has nowhere to write: set config.train.rollout_logging_dir to a folder")
+        self.run_id = run or f"run-{uuid.uuid4()}"
+        super().__init__(config, **kwargs)
+        self.log_rollouts = False  # trlX's own log of the same rollouts, without scores
+
+    def setup_rollout_logging(self,
+        config: Any,  # the same
     ) -> None:
-        "Sample a batch of rollouts as trlX does, and listen to the reward function meanwhile."
-        reward_fn, self.heard, self.iterations = self.reward_fn, [], iter_count
-        self.reward_fn = self._listening(reward_fn)
-        try: super().make_experience(num_rollouts, iter_count)
-        finally: self.reward_fn, self.heard = reward_fn, None
-
-    def _listening(self, reward_fn: Callable) -> Callable:
-        "The reward function, overheard."
-        def listen(samples, prompts, outputs, **kwargs):
-            self._note_scale()
-            try: scores = list(reward_fn(samples=samples, prompts=prompts, outputs=outputs, **kwargs))
-            except Exception as e: raise ValueError(f"{self._where()}: the reward function raised {e!r} on {len(prompts)} rollouts, the first with prompt {prompts[0]!r}") from e
-            try: fields = score_fields(check_scores(scores, prompts))
-            except ValueError as e: raise ValueError(f"{self._where()}: the reward function: {e}") from None
-            self.heard.append([{"prompt": p, "output": o, **f} for p, o, f in zip(prompts, outputs, fields)])
-            return scores
-        return listen
-
-    def _where(self): return f"{self.rollout_logging_dir}, batch {self.folder.next}, after {self.updates_loaded + self.iterations} updates (what was recorded before is kept)"
-
-    def _note_scale(self):
-        "trlX may divide scores before it adds them to the rewards, in each chunk by another number: known once the chunk is done."
-        if not self.heard or self.config.method.scale_reward not in ("running", "ref"): return
-        scale = float(self.running_moments.std if self.config.method.scale_reward == "running" else self.ref_std)
-        for rollout in self.heard[-1]: rollout["score_scale"] = scale
-
-    def push_to_store(self,
-        data: list,  # `PPORLElement`s, all of one batch
-    ) -> None:
-        "Write the batch, then hand it to trlX."
-        if self.heard is not None: self._record(data)
-        super().push_to_store(data)
-
-    def _record(self, elements):
-        self._note_scale()
-        tensors = [{"query_tensor": e.query_tensor.tolist(), "response_tensor": e.response_tensor.tolist(),
-                    **{k: _rounded(getattr(e, k)) for k in ("logprobs", "values", "rewards")}} for e in elements]
-        local = gather_dict({"processes": [tensors]})["processes"]
-        if self.folder is None: return
-        self.folder.append([{**text, **numbers} for text, numbers in merge_chunks(self.heard, local)],
-            optimizer_step=self.updates_loaded + self.iterations, kl_coef=float(self.kl_ctl.value), time=time.time(),
-            pad_token_id=self.tokenizer.pad_token_id, eos_token_id=self.tokenizer.eos_token_id)
+        "Make the run's folder (in the main process)."
+        self.rollout_logging_dir = os.path.join(config.train.rollout_logging_dir, self.run_id)
+        if self.accelerator.is_main_process: self.folder = RolloutFolder(self.rollout_logging_dir, config.to_dict())

@@ -7,7 +7,7 @@ Docs: https://ad-distill.github.io/ad_distill/rlhf/packing.html.md"""
 # %% auto #0
 __all__ = ['PackedRollouts', 'packed_pieces']
 
-# %% ../../nbs/rlhf/03_packing.ipynb #1e03d83d
+# %% ../../nbs/rlhf/03_packing.ipynb #2affe77f
 import math
 from array import array
 from collections.abc import Iterator
@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 from fastcore.basics import patch
 
-from ..data.store import text_array
+from ..data.store import at_ends, text_array
 from .rollouts import Rollout
 from .rollouts import token_states
 from ..trajectory import History, Spaces, column_dtype
 
-# %% ../../nbs/rlhf/03_packing.ipynb #9202b9e1
+# %% ../../nbs/rlhf/03_packing.ipynb #a5cc72fd
 _HELD = 2 ** 20  # numbers of a column that are held in memory
 
 class _NumberFile:
@@ -48,7 +48,7 @@ class _NumberFile:
         count = -1 if stop is None else stop - start
         return np.fromfile(self.path, dtype, count, offset=start * dtype.itemsize)
 
-# %% ../../nbs/rlhf/03_packing.ipynb #1be3ab0a
+# %% ../../nbs/rlhf/03_packing.ipynb #5d073218
 # columns of numbers and their types, as `array` has them; text is bytes
 _CODES = dict(prompt="i", prompt_n="i", token="i", token_n="i", logprob="f", score="d", paid="f", paid_n="i", ended="b")
 
@@ -71,34 +71,36 @@ class PackedRollouts:
         "No more rollouts follow."
         for column in self.columns.values(): column.close()
 
-# %% ../../nbs/rlhf/03_packing.ipynb #e3b52628
+# %% ../../nbs/rlhf/03_packing.ipynb #915f1e6f
 @patch
 def add(self: PackedRollouts,
     r: Rollout,  # the next one
 ) -> None:
     "One rollout; TypeError or OverflowError if what should be numbers are none, and nothing is added then."
-    row = self._texts(r) if self.text else self._tokens(r)
-    row["score"] = array("d", [math.nan if r.score is None else r.score])
-    row["paid"] = array("f", r.scores or ())
-    row["ended"] = array("b", [r.ended])
+    row = (_texts(r) if self.text else _tokens(r)) | _result(r)
     for k in ("prompt", "token", "paid"): row[f"{k}_n"] = array("i", [len(row[k])])
     for k, numbers in row.items(): self.columns[k].extend(numbers)
     if not self.text: self._note_tokens(row["prompt"], row["token"])
     self.n += 1
 
-@patch
-def _texts(self: PackedRollouts, r):
+def _result(r):
+    score = math.nan if r.score is None else r.score
+    return dict(score=array("d", [score]), paid=array("f", r.scores or ()), ended=array("b", [r.ended]))
+
+def _texts(r):
     prompt, completion = (array("B", x.encode()) for x in (r.prompt, r.completion))
     return dict(prompt=prompt, token=completion, logprob=array("f", [math.nan]))
 
-@patch
-def _tokens(self: PackedRollouts, r):
+def _tokens(r):
     prompt, completion = array("i", r.prompt_ids), array("i", r.completion_ids)
-    n = len(completion)
-    if not n: raise TypeError("it has no token at all")
+    if not completion: raise TypeError("it has no token at all")
+    return dict(prompt=prompt, token=completion, logprob=_logprobs(r, len(completion)))
+
+# %% ../../nbs/rlhf/03_packing.ipynb #b3705c20
+def _logprobs(r, n):
     logprob = array("f", [math.nan] * n if r.logprobs is None else r.logprobs)
     if len(logprob) != n: raise TypeError(f"it has {len(logprob)} logprobs for {n} tokens")
-    return dict(prompt=prompt, token=completion, logprob=logprob)
+    return logprob
 
 @patch
 def _note_tokens(self: PackedRollouts, prompt, completion):
@@ -106,17 +108,16 @@ def _note_tokens(self: PackedRollouts, prompt, completion):
     tokens = prompt + completion
     self.highest, self.lowest = max(self.highest, max(tokens)), min(self.lowest, min(tokens))
 
-# %% ../../nbs/rlhf/03_packing.ipynb #2abef9c1
+# %% ../../nbs/rlhf/03_packing.ipynb #da7b397b
 _ROOM = 2 ** 22  # bytes of states (of text) in a piece
 
 def _spans(total):
     "Rollouts (first, last) of each piece; `total` (n + 1,) says how many bytes stand before each rollout."
-    first, n = 0, len(total) - 1
-    while first < n:
+    first = 0
+    while first < len(total) - 1:
         fits = int(np.searchsorted(total, total[first] + _ROOM, "right")) - 1
-        last = max(first + 1, fits)
-        yield first, last
-        first = last
+        yield first, max(first + 1, fits)
+        first = max(first + 1, fits)
 
 def _ends(counts): return np.append(0, np.cumsum(counts, dtype=np.int64))  # (n,) -> (n + 1,)
 
@@ -125,25 +126,29 @@ def _bytes_before(packed, ends, spaces):
     if packed.text: return ends["prompt"] + ends["token"]
     return ends["token"] * (spaces.state.nvec.size * column_dtype(spaces.state).itemsize)
 
-# %% ../../nbs/rlhf/03_packing.ipynb #7d18b93d
+# %% ../../nbs/rlhf/03_packing.ipynb #596164aa
 def packed_pieces(
     packed: PackedRollouts,  # closed
     spaces: Spaces,          # `token_spaces` or `text_spaces`, of the history
     about: dict[str, Any],   # its task, source, seed and versions
 ) -> Iterator[History]:      # one after the other they are the history of the run
     "The history of a run in pieces of bounded size."
-    columns = packed.columns
-    ends = {k: _ends(columns[f"{k}_n"].read()) for k in ("prompt", "token", "paid")}  # (n + 1,)
+    ends = {k: _ends(packed.columns[f"{k}_n"].read()) for k in ("prompt", "token", "paid")}  # (n + 1,)
     if not packed.text: ends["logprob"] = ends["token"]
     history_columns = _text_columns if packed.text else _token_columns
     for first, last in _spans(_bytes_before(packed, ends, spaces)):
-        piece = {}
-        for k, column in columns.items():
-            start, stop = (ends[k][first], ends[k][last]) if k in ends else (first, last)
-            piece[k] = column.read(start, stop)
+        piece = _read_piece(packed, ends, first, last)
         yield History(*history_columns(piece, spaces), spaces, **about)
 
-# %% ../../nbs/rlhf/03_packing.ipynb #8a4c5fc6
+# %% ../../nbs/rlhf/03_packing.ipynb #7a7a16bb
+def _read_piece(packed, ends, first, last):
+    "The columns of rollouts `first` to `last`; a column without `ends` has one number a rollout."
+    def read(k, column):
+        if k not in ends: return column.read(first, last)
+        return column.read(ends[k][first], ends[k][last])
+    return {k: read(k, column) for k, column in packed.columns.items()}
+
+# %% ../../nbs/rlhf/03_packing.ipynb #3df32b72
 def _padded(flat, counts, shape, fill):
     "(e, p): rows of `counts` numbers each, filled behind."
     rows = np.full(shape, fill, flat.dtype)
@@ -152,21 +157,29 @@ def _padded(flat, counts, shape, fill):
 
 def _token_columns(piece, spaces):
     "Columns and lengths of a history in token form, from packed ones."
-    kind, vocab, width = column_dtype(spaces.state), int(spaces.action.n), spaces.state.nvec.size - 1
     lengths, ended = piece["token_n"], piece["ended"].astype(bool)  # (e,)
-    prompts = _padded(piece["prompt"], piece["prompt_n"], (len(lengths), width), vocab).astype(kind)  # (e, p)
-    action = piece["token"].astype(kind)  # (t,)
-    last = np.cumsum(lengths) - 1  # (e,) the row of each completion's last token
-    reward = np.zeros(len(action), np.float32)  # (t,)
-    terminated, truncated = np.zeros((2, len(action)), bool)  # (t,) each
-    reward[last], terminated[last], truncated[last] = piece["score"], ended, ~ended
-    by_token = np.repeat(piece["paid_n"] > 0, lengths)  # (t,) paid token by token
-    reward[by_token] = piece["paid"]
-    columns = dict(state=token_states(prompts, action, lengths, vocab), action=action, reward=reward,
-                   logprob=piece["logprob"], terminated=terminated, truncated=truncated)
+    state, action = _states(piece, spaces)
+    columns = dict(state=state, action=action, reward=_rewards(piece), logprob=piece["logprob"],
+                   terminated=at_ends(ended, lengths), truncated=at_ends(~ended, lengths))
     return columns, lengths
 
-# %% ../../nbs/rlhf/03_packing.ipynb #2696974a
+def _states(piece, spaces):
+    "(t, p + 1) and (t,): what was seen before each token, and the tokens."
+    kind, vocab = column_dtype(spaces.state), int(spaces.action.n)
+    lengths, action = piece["token_n"], piece["token"].astype(kind)
+    shape = len(lengths), spaces.state.nvec.size - 1
+    prompts = _padded(piece["prompt"], piece["prompt_n"], shape, vocab).astype(kind)  # (e, p)
+    return token_states(prompts, action, lengths, vocab), action
+
+# %% ../../nbs/rlhf/03_packing.ipynb #fc0f08d0
+def _rewards(piece):
+    "(t,): the score with the last token, or what was paid token by token."
+    reward = at_ends(piece["score"].astype(np.float32), piece["token_n"])
+    by_token = np.repeat(piece["paid_n"] > 0, piece["token_n"])  # (t,)
+    reward[by_token] = piece["paid"]
+    return reward
+
+# %% ../../nbs/rlhf/03_packing.ipynb #60b307a4
 def _decoded(data, counts):
     "(e,): texts of `counts` bytes each."
     data, ends = data.tobytes(), _ends(counts).tolist()
