@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # what editors and type checkers see
-    from .data.dataset import TrajectoryDataset, Windows
+    from .data.dataset import Leap, Ranked, Scattered, Sorted, Strided, TrajectoryDataset, Windows
     from .data.store import Store
     from .evaluation.play import evaluate, play
     from .evaluation.statistics import summarize
@@ -31,7 +31,7 @@ _HOME = {  # module -> the names that it gives to the front door
     "language.codecs": ("ParseError",),
     "language.serializer": ("Serializer", "make_serializer"),
     "data.store": ("Store",),
-    "data.dataset": ("TrajectoryDataset", "Windows"),
+    "data.dataset": ("Leap", "Ranked", "Scattered", "Sorted", "Strided", "TrajectoryDataset", "Windows"),
     "tasks.core": ("Agent", "Task", "make_task"),
     "sources.core": ("Source", "generate", "make_source"),
     "models.rl": ("RLModel",),

@@ -14,7 +14,7 @@ task = make_task("dark_room", size=5)
 store = generate(task, make_source("q_learning"), "room", n_histories=4, n_episodes=40)
 print(make_serializer("coords", task.spaces).serialize(store[0][0]))
 training = {"max_steps": 2, "per_device_train_batch_size": 2}
-distill(task, store, "model", Windows(episodes=4, stride=5), training=training, progress=False)
+distill(task, store, "model", Windows(4, Strided(5)), training=training, progress=False)
 table = evaluate(load_model("model"), task, n_episodes=3, n_instances=2, streams=1)
 print(summarize(table)["model"]["score_mean"])
 """
