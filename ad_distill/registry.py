@@ -151,6 +151,7 @@ def read_value(
         return value if is_finite else text
     return text
 
+# %% ../nbs/registry/01_registry.ipynb #25ce03dd
 def _read_tuple(text, like):
     "Values with commas between them, or a JSON list, as a tuple; whole numbers may stand for real ones."
     value = read_value(text)

@@ -365,6 +365,7 @@ def done(self: Trajectory) -> np.ndarray:
     "(t,) bool: terminated or truncated."
     return self.terminated | self.truncated
 
+# %% ../nbs/00_trajectory.ipynb #d3308650
 @patch
 def __getitem__(self: Trajectory, i):
     "`t[i]`: a `Transition`; `t[a:b]`: a part of the trajectory, not copied."
@@ -540,6 +541,7 @@ def __getitem__(self: History, i):
     about = {k: getattr(self, k) for k in ("spaces", "task", "source", "seed", "versions")}
     return trusted(History, columns=columns, lengths=self.lengths[i], **about)
 
+# %% ../nbs/00_trajectory.ipynb #5acebe8a
 @patch
 def stride(self: History,
     k: int,     # keep episodes 0, k, 2k, ...

@@ -58,7 +58,8 @@ def bare_python(tmp_path_factory):
     venv.EnvBuilder(with_pip=False, symlinks=os.name == "posix").create(folder)
     interpreter = folder / ("bin/python" if os.name == "posix" else "Scripts/python.exe")
     where = "import sysconfig; print(sysconfig.get_paths()['purelib'])"
-    site = Path(subprocess.run([interpreter, "-I", "-c", where], check=True, capture_output=True, text=True).stdout.strip())
+    said = subprocess.run([interpreter, "-I", "-c", where], check=True, capture_output=True, text=True)
+    site = Path(said.stdout.strip())
     assert folder in site.parents
     for name, content in STUB.items():
         (site / "trlx" / name).parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,6 @@
-"""10 million transitions, about 500 MB, open and give random windows with less than 300 MB of resident memory."""
+"""10 million transitions, about 500 MB, open and give random windows in less than 100 MB of memory of their own.
+
+Pages of the mapped file are not counted: they belong to the file cache, and the system takes them back when it needs them."""
 import json, subprocess, sys, time
 
 import numpy as np
@@ -11,12 +13,21 @@ EPISODES, STEPS, HISTORIES = 300, 20, 1667
 READ = """
 import json, sys, time
 import numpy as np
+<<<<<<< ours
 from ad_distill.data.store import Store
 from ad_distill.trajectory import COLUMNS
 now = time.process_time()
 store = Store.open(sys.argv[1])
 opened = time.process_time() - now
 rng, batches, steps, check = np.random.default_rng(0), int(sys.argv[2]), 20, 0.
+=======
+from ad_distill.data.store import COLUMNS, Store
+now = time.process_time()
+store = Store.open(sys.argv[1])
+opened = time.process_time() - now
+def memory(kind): return next(int(x.split()[1]) * 1024 for x in open("/proc/self/status") if x.startswith(kind))
+rng, batches, steps, check, own = np.random.default_rng(0), int(sys.argv[2]), 20, 0., 0
+>>>>>>> theirs
 now = time.perf_counter()
 for k in range(batches):
     history = rng.integers(0, len(store), 64)[:, None]
@@ -24,10 +35,12 @@ for k in range(batches):
     if k % 2: window = store.gather(COLUMNS, history, start, run=steps)
     else: window = store.gather(COLUMNS, history, (start[..., None] + np.arange(steps)).reshape(64, -1))
     check += float((window["state"].reshape(64, -1)[:, 0] == history[:, 0]).mean())
+    if k % 10 == 0: own = max(own, memory("RssAnon"))
 windows_s = 64 * batches / (time.perf_counter() - now)
 for i in range(0, len(store), 5): store[i]  # reads and verifies whole histories, 100 MB of them
-peak = next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("VmHWM"))
-print(json.dumps(dict(opened=opened, windows_s=windows_s, peak=peak, check=check / batches, n=store.n_transitions)))
+own, mapped = max(own, memory("RssAnon")), memory("RssFile")
+print(json.dumps(dict(opened=opened, windows_s=windows_s, own=own, mapped=mapped, check=check / batches,
+                      n=store.n_transitions)))
 """
 
 
@@ -57,12 +70,18 @@ def test_ten_million_transitions(tmp_path):
     print(got)
     assert got["n"] >= 10_000_000
     assert got["check"] == 1  # the windows were those of their histories
+<<<<<<< ours
     assert got["peak"] < 300e6, f"{got['peak'] / 1e6:.0f} MB resident"
     assert got["opened"] < 2  # CPU-seconds; a tenth of one is usual
+=======
+    assert got["own"] < 100e6, f"{got['own'] / 1e6:.0f} MB of its own"
+    assert got["opened"] < 1
+>>>>>>> theirs
 
 
 def test_twenty_thousand_histories_open_quickly(tmp_path):
     make(tmp_path / "s", 20_000, episodes=300, steps=1)
+<<<<<<< ours
     def cost(f, least=9e9):
         "The least CPU-seconds of three calls, and what the last one gave."
         for _ in range(3): now = time.process_time(); got = f(); least = min(least, time.process_time() - now)
@@ -72,3 +91,11 @@ def test_twenty_thousand_histories_open_quickly(tmp_path):
     print(f"{seconds:.2f} s; its index by the json module {plain:.2f} s")
     assert len(store) == len(lines) == 20_000
     assert seconds < 4 * plain  # about as long, or less
+=======
+    now = time.process_time()
+    store = Store.open(tmp_path / "s")
+    seconds = time.process_time() - now
+    print(f"{seconds:.2f} s")
+    assert len(store) == 20_000
+    assert seconds < 2  # a quarter of a second to 0.6 s
+>>>>>>> theirs

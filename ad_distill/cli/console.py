@@ -40,6 +40,7 @@ def _os_failure(e):
     if e.errno in _FULL: return Failure(str(e) if e.filename else f"no room left ({e.strerror})", 1)
     if e.errno in _PATHS and e.filename: return Failure(f"{e.filename}: {e.strerror}", 2)
 
+# %% ../../nbs/cli/01_console.ipynb #d88aadb4
 def failure_of(
     e: BaseException,  # that a command raised
 ) -> Failure | None:
@@ -214,6 +215,7 @@ def make(
     if colon: params["id"] = rest
     return registry.make(kind, params)
 
+# %% ../../nbs/cli/01_console.ipynb #c3534997
 def list_registered(
     registry: Registry,  # TASKS, SOURCES or READERS
     as_json: bool,  # for programs
@@ -239,6 +241,14 @@ def serializer_of(
     defaults = {f.name: f.default for f in fields(cls)} if cls else {}
     return make_serializer(name, spaces, **values(pairs, defaults))
 
+# %% ../../nbs/cli/01_console.ipynb #3110912e
+def _check_settings(theirs, ours, named, where):
+    "`UserError` unless two serializers of one name agree in the settings that were named."
+    differ = [k for k in named if getattr(theirs, k) != getattr(ours, k)]
+    if not differ: return
+    said = ", ".join(f"{k}={getattr(theirs, k)!r}, asked for {getattr(ours, k)!r}" for k in differ)
+    raise UserError(f"the model {where} reads text of serializer {theirs.name!r} with other settings: {said}")
+
 def check_serializer(
     model: Any,  # of either family
     where: str,  # how to call it
@@ -255,10 +265,7 @@ def check_serializer(
         raise UserError(f"the model {where} reads text of serializer {theirs.name!r}, not {ours.name!r}; leave "
                         "--serializer out, or train one with it")
     named = [*(pair.partition("=")[0] for pair in name.split()[1:]), *(key for key, _ in pairs)]
-    differ = [k for k in named if getattr(theirs, k) != getattr(ours, k)]
-    if differ:
-        said = ", ".join(f"{k}={getattr(theirs, k)!r}, asked for {getattr(ours, k)!r}" for k in differ)
-        raise UserError(f"the model {where} reads text of serializer {theirs.name!r} with other settings: {said}")
+    _check_settings(theirs, ours, named, where)
 
 # %% ../../nbs/cli/01_console.ipynb #14b97f47
 FAMILIES = {"rl": "RL Format", "lm": "language"}  # the two families of models

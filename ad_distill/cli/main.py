@@ -509,6 +509,7 @@ def _trained_line(got):
                            "reward_correlation": "reward correlation", "score": "score"})
     return f"{got['path']}: {got['steps']:,} steps, {got['parameters']:,} parameters, {known}{got['seconds']:.1f} s"
 
+# %% ../../nbs/cli/04_main.ipynb #62ea98cb
 @main.command("train")
 @click.argument("store", metavar="DIR", type=click.Path())
 @_train_options

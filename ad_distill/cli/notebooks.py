@@ -138,6 +138,7 @@ def environment(
             if v is None: del os.environ[k]
             else: os.environ[k] = v
 
+# %% ../../nbs/cli/02_notebooks.ipynb #113f6094
 def execute(
     path: Path,  # of the notebook
     out: Path,  # where the executed one goes

@@ -40,6 +40,7 @@ def some_returns(
     if not len(store): return []
     return [store[i].returns for i in np.unique(np.linspace(0, len(store) - 1, most).astype(int))]
 
+# %% ../../nbs/cli/03_show.ipynb #c3461b82
 def curve(
     store: Any,  # with any number of histories
 ) -> tuple[Any, int]:
@@ -200,6 +201,7 @@ def show_history(
     _print_returns(repr(h).splitlines()[0], h.returns)
     _print_episodes(picked)
 
+# %% ../../nbs/cli/03_show.ipynb #9eea1c99
 def show_parsed(
     about: dict[str, str],  # path, task and serializer
     found: Any,  # what was read

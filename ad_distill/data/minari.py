@@ -62,7 +62,7 @@ def _vectors(space, values):
     if isinstance(space, (Box, MultiBinary)): return values.reshape(len(values), -1)
     return np.stack([flatten(space, v) for v in values])
 
-# %% ../../nbs/data/05_minari.ipynb #f391eeb2
+# %% ../../nbs/data/05_minari.ipynb #4a39cc61
 def _unvectors(space, x):
     "What `_vectors` made into (t, d) `x`."
     parts = _parts(space)
@@ -92,7 +92,7 @@ def _leaf(x):
     if isinstance(x, list): return [v.decode() if isinstance(v, bytes) else v for v in x]
     return np.asarray(x)
 
-# %% ../../nbs/data/05_minari.ipynb #b11465fc
+# %% ../../nbs/data/05_minari.ipynb #fc0f511c
 def _nested(leaves):
     "What `_leaves` made one dict, with dicts for tuples."
     out = {}
@@ -146,7 +146,7 @@ def _restored(expected, rest):
         else: out[k] = x
     return out
 
-# %% ../../nbs/data/05_minari.ipynb #581592d8
+# %% ../../nbs/data/05_minari.ipynb #2aade3a9
 class _Beside:
     "Writes `minari.npz` and `minari.json` into a directory."
     def __init__(self, path, **facts):
@@ -179,7 +179,7 @@ def _read_beside(path):
     def leaves(i): return facts["episodes"][i]["text"] | {k: arrays[f"{i}:{k}"] for k in names[i]}
     return facts, leaves
 
-# %% ../../nbs/data/05_minari.ipynb #3aca8c7a
+# %% ../../nbs/data/05_minari.ipynb #d7d316b6
 def _by_episode(names, n):
     "Names such as `3:infos/clock` as a list for each of n episodes."
     out = [[] for _ in range(n)]
@@ -202,7 +202,7 @@ def _make_namespace(name):
     own = import_module("minari.namespace")
     if name and name not in own.list_local_namespaces(): own.create_namespace(name)
 
-# %% ../../nbs/data/05_minari.ipynb #c4ed4cef
+# %% ../../nbs/data/05_minari.ipynb #0f6f18bb
 class _Export(NamedTuple):
     "What becomes a dataset of Minari."
     spaces: tuple[Any, Any]  # of observations and of actions
@@ -225,7 +225,7 @@ def _export_ours(store):
     episodes = [about for i, h in enumerate(store) for about in _episodes_of(i, h)]
     return _Export(spaces, _our_metadata(store, known), episodes, leaves, True)
 
-# %% ../../nbs/data/05_minari.ipynb #6e8c38d5
+# %% ../../nbs/data/05_minari.ipynb #2321ead7
 def _our_metadata(store, known):
     "What the metadata of a dataset say about a store; `known`: whether it has logprobs."
     histories = [dict(lengths=h.lengths.tolist(), **about_history(h)) for h in store]
@@ -242,10 +242,10 @@ def _episodes_of(i, history):
 
 def _simple(x): return x if isinstance(x, (int, float, str)) else json.dumps(x)
 
-# %% ../../nbs/data/05_minari.ipynb #12369d2b
+# %% ../../nbs/data/05_minari.ipynb #d7b90c17
 def _export_theirs(facts, rest):
     metadata, dtypes = facts["metadata"], facts["dtypes"]
-    spaces = tuple(_minari_space(metadata, k) for k in ("observation", "action"))
+    spaces = _minari_spaces(metadata)
     episodes = [e["metadata"] for e in facts["episodes"]]
     def leaves(n, episode): return _restored(_expected(episode, spaces, dtypes), rest(n))
     return _Export(spaces, metadata, episodes, leaves, False)
@@ -261,7 +261,7 @@ def _export_of(store, data_format):
 
 _FORMATS = ["hdf5", "arrow"]  # back ends of Minari
 
-# %% ../../nbs/data/05_minari.ipynb #bac1092f
+# %% ../../nbs/data/05_minari.ipynb #d4713bf3
 def _refuse_nul(store):
     for i, h in enumerate(store):
         for k in ("state", "action"):
@@ -271,7 +271,7 @@ def _refuse_nul(store):
 
 def _has_nul(x): return x.dtype == object and any("\0" in text for text in x)
 
-# %% ../../nbs/data/05_minari.ipynb #9bf0ed6d
+# %% ../../nbs/data/05_minari.ipynb #bb4bee63
 def _tuples(space, x):
     "Nested dicts of arrays with tuples where `space` has them."
     parts = _parts(space)
@@ -291,14 +291,14 @@ def _buffers(store, export, bar):
         yield _buffer(_nested(export.leaves(n, episode)), export.episodes[n], export.spaces)
         bar.update(len(episode))
 
-# %% ../../nbs/data/05_minari.ipynb #6780c38e
+# %% ../../nbs/data/05_minari.ipynb #51ef4599
 def _buffer(parts, about, spaces):
     parts["infos"] = _writable(parts["infos"]) if parts.get("infos") else None
     for k, space in zip(("observations", "actions"), spaces): parts[k] = _tuples(space, parts[k])
     buffer = import_module("minari.data_collector").EpisodeBuffer
     return buffer(**parts, seed=about.get("seed"), options=about.get("options"))
 
-# %% ../../nbs/data/05_minari.ipynb #97deb03c
+# %% ../../nbs/data/05_minari.ipynb #d5ac7b11
 _GIVEN = ("total_episodes", "total_steps", "data_format", "jpeg_encoding", "observation_space", "action_space",
           "dataset_size", "dataset_id", "minari_version")  # Minari says that itself, of a dataset
 _GIVEN_OF_EPISODE = ("id", "seed", "options", "total_steps")
@@ -344,7 +344,7 @@ def to_minari(
         if export.ours: copy_beside(store.path, work / "data" / "ad_distill")
     return minari.MinariDataset(folder / "data")
 
-# %% ../../nbs/data/05_minari.ipynb #5052d16b
+# %% ../../nbs/data/05_minari.ipynb #e2fb592d
 def _bar(doing, transitions, shown):
     return tqdm(total=int(transitions), unit=" transitions", unit_scale=True, desc=doing, disable=not shown)
 
@@ -355,28 +355,31 @@ def _opened(dataset):
     if isinstance(dataset, minari.MinariDataset): return dataset
     folder = _folder_of(dataset)
     metadata = json.loads((folder / "metadata.json").read_text())
-    for k in ("observation", "action"): _minari_space(metadata, k)
+    _minari_spaces(metadata)
     try: return minari.MinariDataset(folder)
     except (ValueError, KeyError, OSError, AssertionError) as e:
         raise UserError(f"{dataset}: Minari cannot read it: {e!r}") from e
 
 def _folder_of(dataset):
     places = [Path(dataset), Path(dataset) / "data"]
-    found = [p for p in places if (p / "metadata.json").is_file()]
-    if not found and _ID.fullmatch(str(dataset)):
-        found = [p for p in [_place(str(dataset))[0] / "data"] if p.is_dir()]
-    if found: return found[0]
+    if _ID.fullmatch(str(dataset)): places.append(_place(str(dataset))[0] / "data")
+    for p in places:
+        if (p / "metadata.json").is_file(): return p
     raise UserError(f"{dataset} is no dataset of Minari: neither a folder with one nor the id of one that is on this "
                     "machine (`minari list local` lists them, `minari download ID` gets one)")
 
-# %% ../../nbs/data/05_minari.ipynb #d302d8f3
+# %% ../../nbs/data/05_minari.ipynb #034648b1
 def _minari_space(metadata, which):
     "The observation or action space that the metadata of a dataset describe."
-    try:
-        said = metadata[f"{which}_space"]
-        return _in_order(import_module("minari.serialization").deserialize_space(said), json.loads(said))
+    try: return _space(metadata[f"{which}_space"])
     except (KeyError, TypeError, ValueError, NotImplementedError) as e:
         raise UserError(f"the dataset does not say what its {which} space is; write it again with Minari 0.5") from e
+
+def _minari_spaces(metadata): return tuple(_minari_space(metadata, k) for k in ("observation", "action"))
+
+def _space(said):
+    "A space from its description in JSON."
+    return _in_order(import_module("minari.serialization").deserialize_space(said), json.loads(said))
 
 def _in_order(space, d):
     "`space` with the parts of each Dict as its description `d` has them; Minari sorts them, and vectors would differ."
@@ -384,7 +387,7 @@ def _in_order(space, d):
     if isinstance(space, Dict): return Dict(OrderedDict((k, _in_order(space[k], x)) for k, x in d["subspaces"].items()))
     return space
 
-# %% ../../nbs/data/05_minari.ipynb #516d6bfc
+# %% ../../nbs/data/05_minari.ipynb #cb4f2b2c
 _PARTS = ("observations", "actions", "rewards", "terminations", "truncations", "infos")
 
 def _plain_values(d):
@@ -396,12 +399,13 @@ def _episodes(dataset, bar):
     "Leaves and metadata of each episode."
     storage, which = dataset.storage, [int(i) for i in dataset.episode_indices]
     for i, about, e in zip(which, storage.get_episode_metadata(which), storage.get_episodes(which)):
-        n = len(e["rewards"])
-        if n != about["total_steps"]:
-            raise UserError(f"episode {i}: Minari reads {n} of its {about['total_steps']} steps; write the dataset in "
-                            "the HDF5 format")
-        bar.update(n)
+        _check_steps(i, len(e["rewards"]), about["total_steps"])
+        bar.update(len(e["rewards"]))
         yield _leaves({k: e[k] for k in _PARTS if e[k] is not None}), _plain_values(about)
+
+def _check_steps(i, n, said):
+    if n != said:
+        raise UserError(f"episode {i}: Minari reads {n} of its {said} steps; write the dataset in the HDF5 format")
 
 def _trajectory(leaves, theirs, spaces, logprob=None):
     "The part of an episode that a history holds."
@@ -412,7 +416,7 @@ def _trajectory(leaves, theirs, spaces, logprob=None):
                       logprob=np.full(n, np.nan) if logprob is None else logprob, spaces=spaces,
                       terminated=part["terminations"].astype(bool), truncated=part["truncations"].astype(bool))
 
-# %% ../../nbs/data/05_minari.ipynb #0bc24b71
+# %% ../../nbs/data/05_minari.ipynb #f62f0f4f
 _WHOLE = "only a whole one can become the store again"
 
 def _read_ours(facts, episodes, out):
@@ -437,19 +441,19 @@ def _our_episode(episodes, place, spaces, known):
     logprob = leaves.pop("infos/logprob")[:-1] if known else None
     return _trajectory(leaves, (spaces.state, spaces.action), spaces, logprob)
 
-# %% ../../nbs/data/05_minari.ipynb #2e73540c
+# %% ../../nbs/data/05_minari.ipynb #3ef06d99
 def _task_of(metadata, env):
     "The task of a dataset: the environment that it names, or `env`; None if it came from a store, which has its own."
-    spec, name = _env_spec(metadata), metadata["dataset_id"]
-    named, ours = spec.get("id"), "ad_distill" in metadata
-    if env and ours:
-        raise UserError(f"dataset {name} came from a store and says itself what its task is; leave out env, {env!r} "
-                        "came")
+    spec = _env_spec(metadata)
+    ours, named = "ad_distill" in metadata, spec.get("id")
+    if env and ours: raise _needless(metadata, env, "came from a store and says itself what its task is")
+    if env and named: raise _needless(metadata, env, f"says itself that it was recorded in {named}")
     if ours: return None
-    if env and named:
-        raise UserError(f"dataset {name} says itself that it was recorded in {named}; leave out env, {env!r} came")
-    if not (env or named): return {"name": "minari", "params": {"dataset": name}}
+    if not (env or named): return {"name": "minari", "params": {"dataset": metadata["dataset_id"]}}
     return {"name": f"gym:{env or named}", "params": _env_params(spec)}
+
+def _needless(metadata, env, says):
+    return UserError(f"dataset {metadata['dataset_id']} {says}; leave out env, {env!r} came")
 
 def _env_spec(metadata):
     try: return json.loads(metadata["env_spec"]) or {}
@@ -461,12 +465,12 @@ def _env_params(spec):
     if spec.get("kwargs"): params["kwargs"] = json.dumps(spec["kwargs"])
     return params
 
-# %% ../../nbs/data/05_minari.ipynb #d2f27691
+# %% ../../nbs/data/05_minari.ipynb #b17975e9
 def _read_theirs(dataset, metadata, task, episodes, out):
     "A store with one history of the episodes of somebody else's dataset, and beside it what that cannot hold."
     n = len(dataset.episode_indices)
     if not n: raise UserError(f"dataset {dataset.id} holds no episode")
-    theirs = tuple(_minari_space(metadata, k) for k in ("observation", "action"))
+    theirs = _minari_spaces(metadata)
     about = dict(task={**task, "instance": None}, source=_source_of(metadata),
                  versions={**versions(), "minari": metadata["minari_version"]})
     info = {"task": task, "source": about["source"], "n_episodes": n}
@@ -481,7 +485,7 @@ def _source_of(metadata):
 
 def _first_seed(beside): return beside.episodes[0]["metadata"].get("seed") or 0
 
-# %% ../../nbs/data/05_minari.ipynb #cbad006b
+# %% ../../nbs/data/05_minari.ipynb #d94361e0
 def _their_episode(i, leaves, about, theirs, beside):
     "The part of episode `i` that a history holds; the rest goes to `beside`."
     dtypes = beside.facts["dtypes"]

@@ -20,7 +20,7 @@ from .store import StoreWriter, about_history, column_offsets, history_schema, i
 from ..registry import UserError
 from ..trajectory import History
 
-# %% ../../nbs/data/02_streamed.ipynb #1a12d2ed
+# %% ../../nbs/data/02_streamed.ipynb #0caf6bf9
 _MOST_TEXT = 2 ** 31 - 1  # bytes of text in a column: Arrow counts them in 32 bits
 
 class _ColumnFiles:
@@ -50,7 +50,7 @@ class _ColumnFiles:
         if any(letters): self._append(name, np.frombuffer(b"".join(letters), np.uint8))
         self._append(f"{name}.ends", ends.astype(np.int32))
 
-# %% ../../nbs/data/02_streamed.ipynb #0e75c7e5
+# %% ../../nbs/data/02_streamed.ipynb #defbc7be
 @patch
 def batch(self: _ColumnFiles, schema):
     "A record batch over maps of the files, and the maps."
@@ -102,7 +102,7 @@ class _Sink(io.RawIOBase):
         self.crc32, self.size = zlib.crc32(part, self.crc32), self.size + len(part)
         for m in self.maps: m.madvise(mmap.MADV_DONTNEED)
 
-# %% ../../nbs/data/02_streamed.ipynb #56ea1d64
+# %% ../../nbs/data/02_streamed.ipynb #15f32aa1
 @patch
 def write(self: _ColumnFiles, schema, fd, at):
     "Write the history to a place of an open file; its entry of the index."

@@ -41,13 +41,15 @@ def episodes_table(
     shares: dict[str, np.ndarray] | None = None,  # column of `SHARES` -> (b, e); default: NaN
 ) -> pd.DataFrame:  # one row an episode, columns `TABLE_COLUMNS`
     "Episodes of b streams as rows, stream by stream."
-    b, e = returns.shape
-    def by_stream(x): return np.repeat(x, e)  # (b,) -> (b * e,)
-    split = np.where(task.is_train(instances), "train", "held_out")
-    streams = {"split": by_stream(split), "instance": by_stream(instances), "history": by_stream(np.arange(b))}
     values = {"return": returns, "score": task.score(returns, instances), "regret": regret, **(shares or {})}
-    columns = {"agent": agent, "task": task.name, "seed": seed, **streams, "episode": np.tile(np.arange(1, e + 1), b)}
+    columns = {"agent": agent, "task": task.name, "seed": seed, **_streams(task, instances, returns.shape[1])}
     return pd.DataFrame({**columns, **{name: x.ravel() for name, x in values.items()}}).reindex(columns=TABLE_COLUMNS)
+
+def _streams(task, instances, e):
+    "Which stream and which episode each row is about, e episodes a stream."
+    b, split = len(instances), np.where(task.is_train(instances), "train", "held_out")
+    streams = {"split": split, "instance": instances, "history": np.arange(b)}  # (b,) each
+    return {**{name: np.repeat(x, e) for name, x in streams.items()}, "episode": np.tile(np.arange(1, e + 1), b)}
 
 def regrets(
     task: Task,  # what was played
@@ -94,9 +96,8 @@ def told(self: Watched,
     reward: np.ndarray,  # (b,) that was earned
 ) -> np.ndarray:  # (b,)
     "What the agent hears of it."
-    if self.feedback == "zeroed": return np.zeros_like(reward)
-    if self.feedback == "shuffled": return self.rng.permutation(reward)
-    return reward
+    if self.feedback == "true": return reward
+    return np.zeros_like(reward) if self.feedback == "zeroed" else self.rng.permutation(reward)
 
 @patch
 def observe(self: Watched,
@@ -121,12 +122,14 @@ def shares(self: Watched,
     "Mean over the steps of each episode."
     total, n = np.zeros((2, len(self.episode), n_episodes))  # (b, n_episodes) each
     for name, episode, value in self.counts:
-        if name != column: continue
-        value = np.asarray(value, float)
-        at = np.flatnonzero((episode < n_episodes) & ~np.isnan(value))  # streams that count
-        total[at, episode[at]] += value[at]
-        n[at, episode[at]] += 1
+        if name == column: _add(total, n, episode, np.asarray(value, float))
     return np.divide(total, n, out=np.full_like(total, np.nan), where=n > 0)
+
+def _add(total, n, episode, value):
+    "Count a step of every stream, where there is a value and an episode for it."
+    at = np.flatnonzero((episode < total.shape[1]) & ~np.isnan(value))
+    total[at, episode[at]] += value[at]
+    n[at, episode[at]] += 1
 
 # %% ../../nbs/41_evaluate.ipynb #6220d0a9
 def pick_instances(
@@ -139,10 +142,9 @@ def pick_instances(
     for name, k in (("n_instances", n), ("streams", streams)):
         if k < 1: raise UserError(f"{name} must be at least 1, not {k}")
     there = task.instances(split)
-    if n > len(there):
-        has = f"task {task.name!r} has {len(there)} in split {split!r}"
-        raise UserError(f"{n} instances asked for, but {has}; ask for at most so many")
-    return np.repeat(there[:n], streams)
+    if n <= len(there): return np.repeat(there[:n], streams)
+    has = f"task {task.name!r} has {len(there)} in split {split!r}"
+    raise UserError(f"{n} instances asked for, but {has}; ask for at most so many")
 
 # %% ../../nbs/41_evaluate.ipynb #4366128f
 @contextmanager
@@ -218,8 +220,8 @@ class OnlineScore:
     feedback: str = "true"  # rewards that the model is told
 
     def __call__(self, model: RLModel | LMModel) -> dict[str, float]:
-        asked = dict(n_instances=self.n_instances, streams=1, seed=self.seed, feedback=self.feedback)
-        played = evaluate(model, self.task, self.n_episodes, **asked)
+        asked = dict(n_instances=self.n_instances, seed=self.seed, feedback=self.feedback)
+        played = evaluate(model, self.task, self.n_episodes, streams=1, **asked)
         scores = played["score"].to_numpy().reshape(-1, self.n_episodes)  # (b, e)
         return {"score": float(scores[:, -10:].mean(1).mean())}
 

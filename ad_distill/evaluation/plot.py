@@ -47,17 +47,19 @@ def plot_curves(
     "Value by episode for every agent, with bands."
     ax = ax or plt.subplots(figsize=(6.5, 3.6), layout="constrained")[1]
     if window > 1: table = binned(table, value, window)
-    for agent, rows in curves(table, value).groupby("agent", sort=False):
-        label, color, line = STYLE.get(agent, (agent, None, "-"))
-        x = (rows["episode"] - 1) * window + (window + 1) / 2  # the middle of each window
-        drawn, = ax.plot(x, rows["mean"], line, color=color, label=label, lw=1.8)
-        ax.fill_between(x, rows["low"], rows["high"], color=drawn.get_color(), alpha=.18, lw=0)
-    if log: ax.set_xscale("log")
-    ax.set(xlabel="episode", ylabel=value)
+    for agent, rows in curves(table, value).groupby("agent", sort=False): _plot_curve(ax, agent, rows, window)
+    ax.set(xlabel="episode", ylabel=value, xscale="log" if log else "linear")
     ax.grid(alpha=.25)
     ax.spines[["top", "right"]].set_visible(False)
     ax.legend(fontsize=8, frameon=False)
     return ax
+
+def _plot_curve(ax, agent, rows, window):
+    "A line with its band, every window at its middle."
+    label, color, line = STYLE.get(agent, (agent, None, "-"))
+    x = (rows["episode"] - 1) * window + (window + 1) / 2
+    drawn, = ax.plot(x, rows["mean"], line, color=color, label=label, lw=1.8)
+    ax.fill_between(x, rows["low"], rows["high"], color=drawn.get_color(), alpha=.18, lw=0)
 
 # %% ../../nbs/evaluation/04_plot.ipynb #6c76abf3
 def plot_instances(

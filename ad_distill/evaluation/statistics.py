@@ -53,13 +53,14 @@ def curves(
     seed: int = 0,  # of the bootstrap
 ) -> pd.DataFrame:  # agent, episode, mean, low, high
     "Interquartile mean of every agent by episode, with its interval."
-    parts = []
-    for agent, rows in table.groupby("agent", sort=False):
-        x = by_history(rows, value)  # (histories, episodes)
-        low, high = interval(x, np.random.default_rng(seed), 400)
-        episode = np.arange(1, x.shape[1] + 1)
-        parts.append(pd.DataFrame({"agent": agent, "episode": episode, "mean": iqm(x), "low": low, "high": high}))
-    return pd.concat(parts, ignore_index=True)
+    by_agent = table.groupby("agent", sort=False)
+    return pd.concat([_curve(agent, by_history(rows, value), seed) for agent, rows in by_agent], ignore_index=True)
+
+def _curve(agent, x, seed):
+    "Of an array (histories, episodes)."
+    low, high = interval(x, np.random.default_rng(seed), 400)  # (episodes,) each
+    episode = np.arange(1, x.shape[1] + 1)
+    return pd.DataFrame({"agent": agent, "episode": episode, "mean": iqm(x), "low": low, "high": high})
 
 # %% ../../nbs/evaluation/01_statistics.ipynb #8d4bb7a3
 def episodes_to(
@@ -91,15 +92,15 @@ def summarize(
 
 def _summary(rows, last, seed):
     scores = by_history(rows)  # (histories, episodes)
-    final = scores[:, -last:].mean(1)  # (histories,)
-    return {
-        "score_iqm": float(iqm(final)),
-        "score_ci": [float(end) for end in interval(final, np.random.default_rng(seed))],
-        "score_mean": float(final.mean()),
-        "first_score": float(scores[:, 0].mean()),
-        "regret": float(by_history(rows, "regret").sum(1).mean()),
-        **known_shares(rows),
-        **{f"episodes_to_{percent}": episodes_to(rows, percent / 100) for percent in (50, 80, 90)}}
+    regret = float(by_history(rows, "regret").sum(1).mean())
+    began = {"first_score": float(scores[:, 0].mean()), "regret": regret}
+    speed = {f"episodes_to_{percent}": episodes_to(rows, percent / 100) for percent in (50, 80, 90)}
+    return {**_final(scores[:, -last:].mean(1), seed), **began, **known_shares(rows), **speed}
+
+def _final(x, seed):
+    "Of final scores (histories,)."
+    ends = interval(x, np.random.default_rng(seed))
+    return {"score_iqm": float(iqm(x)), "score_ci": [float(end) for end in ends], "score_mean": float(x.mean())}
 
 # %% ../../nbs/evaluation/01_statistics.ipynb #1d2b73b6
 Statistic = Callable[[np.ndarray], float]  # of an array (seeds, instances, ...)
@@ -159,7 +160,7 @@ def two_way_interval(
     return _figure((statistic or np.mean)(x), drawn, x.shape)
 
 def _array(means, last):
-    "What `seeds_by_instances` gives, as an array (seeds, instances, episodes)."
+    "The same as an array (seeds, instances, episodes)."
     n_seeds = means.index.get_level_values(0).nunique()
     x = means.to_numpy().reshape(n_seeds, -1, means.shape[1])  # (seeds, instances, episodes)
     return x if last is None else x[:, :, -last:]
@@ -176,7 +177,7 @@ def _paired(a, b):
     raise UserError("these agents have no training seed and instance in common; play them on the same instances")
 
 def _for_seeds_of(means, other):
-    "Means of an agent of one training seed, repeated for every seed of another agent."
+    "One training seed, repeated for every seed of another agent."
     own, theirs = (x.index.get_level_values(0).unique() for x in (means, other))
     if len(own) > 1: return means
     return pd.concat({seed: means.loc[own[0]] for seed in theirs})
@@ -213,11 +214,14 @@ def gain(
     n_resamples: int = 2000,  # bootstrap samples
 ) -> dict[str, Any]:  # "gain", "ci" (its 95 % interval), "first", "last"
     "By how much the last episodes are better than the first."
-    n = int(table["episode"].max())
-    last = last or max(1, n // 4)
-    if first + last > n: raise UserError(f"{n} episodes have no first {first} and last {last}; play more of them")
-    means = seeds_by_instances(table, value)
-    start, end = (x.mean(axis=1) for x in (means.iloc[:, :first], means.iloc[:, -last:]))
+    start, end = _ends(seeds_by_instances(table, value), first, last)
     better = (end - start).unstack().to_numpy()  # (seeds, instances)
     ci = percentile_interval(two_way_bootstrap(better, rng, n_resamples))
     return {"gain": float(better.mean()), "ci": ci, "first": float(start.mean()), "last": float(end.mean())}
+
+def _ends(means, first, last):
+    "Means over the first and over the last episodes."
+    n = means.shape[1]
+    last = last or max(1, n // 4)
+    if first + last > n: raise UserError(f"{n} episodes have no first {first} and last {last}; play more of them")
+    return means.iloc[:, :first].mean(axis=1), means.iloc[:, -last:].mean(axis=1)

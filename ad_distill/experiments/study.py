@@ -210,7 +210,7 @@ def scores_of(
     return found | {name: float(played[column].mean()) for name, column in shares.items()}
 
 def _first_score(scores, last):
-    "Mean score of the first episodes, as many as are scored at the end; None if there are no others."
+    "Of as many episodes as the end has; None if there are no others."
     earlier = min(last, scores.shape[1] - last)
     return float(scores[:, :earlier].mean()) if earlier > 0 else None
 
@@ -254,7 +254,7 @@ def _train(cell, task, store, work, writer, looks):
     return trained, model
 
 def _failures(model, last, after):
-    "Share of actions that nobody can read; where only legal ones are let through, what else it would have written."
+    "Unreadable actions; where only legal ones are let through, what else it would have written."
     return last["written_badly"] if model.stream.legal_actions() is None else 1 - after["legal_action_rate"]
 
 def _points(cell, store, trained, looks):
@@ -293,12 +293,15 @@ def run_cell(
 ) -> dict[str, Any]:  # "cell" and what was measured
     "What the file of a cell holds; the cell is run if there is none. On one thread."
     path = Path(folder) / f"{cell.digest}.json"
-    if path.exists(): return json.loads(path.read_text())
-    with _one_thread(): found = _measure(cell, folder)
-    record = plain({"cell": asdict(cell), **found, "versions": versions()})
+    if not path.exists():
+        with _one_thread(): found = _measure(cell, folder)
+        _write(path, plain({"cell": asdict(cell), **found, "versions": versions()}))
+    return json.loads(path.read_text())
+
+def _write(path, record):
+    "A file that is there is whole."
     path.with_suffix(".tmp").write_text(json.dumps(record))
     path.with_suffix(".tmp").rename(path)
-    return json.loads(path.read_text())
 
 # %% ../../nbs/experiments/02_study.ipynb #e285eb63
 def _run(cell, folder, modules):
@@ -308,7 +311,7 @@ def _run(cell, folder, modules):
     return run_cell(cell, folder)
 
 def _registering_modules():
-    "Modules whose import registers the tasks, sources and serializers that are known here."
+    "Their import registers what is registered here."
     return sorted({kind.__module__ for registry in (SERIALIZERS, TASKS, SOURCES) for kind in registry.values()})
 
 def run_cells(
@@ -341,15 +344,17 @@ def variants(
 
 def _window_variants(cell):
     "What is read, and what is learnt of it."
-    window, weights = cell.windows, cell.model.get("field_weights")
+    windows, stride = cell.windows, cell.windows.get("stride", 1)
+    if not windows.get("sort"): yield "rewards", "zeroed", {"windows": {**windows, "zero_rewards": True}}
+    yield from _loss_variants(cell)
+    shorter = sorted({1, max(1, stride // 3)}) if stride > 1 else []
+    for k in shorter: yield "stride", str(k), {"windows": {**windows, "stride": k}}
+
+def _loss_variants(cell):
     everything, actions = dict.fromkeys(FIELDS, 1.), {f: float(f == "action") for f in FIELDS}
-    if not window.get("sort"): yield "rewards", "zeroed", {"windows": {**window, "zero_rewards": True}}
-    for value, changed in (("everything", everything), ("actions only", actions)):
-        if changed != (everything if weights is None else weights):
-            yield "loss", value, {"model": {**cell.model, "field_weights": changed}}
-    stride = window.get("stride", 1)
-    if stride > 1:
-        for k in sorted({1, max(1, stride // 3)}): yield "stride", str(k), {"windows": {**window, "stride": k}}
+    own = cell.model.get("field_weights", everything)
+    for value, weights in (("everything", everything), ("actions only", actions)):
+        if weights != own: yield "loss", value, {"model": {**cell.model, "field_weights": weights}}
 
 # %% ../../nbs/experiments/02_study.ipynb #1a02cc13
 def _own(cell):
@@ -364,17 +369,22 @@ def _written(cell, **settings):
 # %% ../../nbs/experiments/02_study.ipynb #b3870822
 def _written_variants(cell):
     "Which fields are written, and where."
-    own = _own(cell)
     yield "logprob", "written", _written(cell, order="state,action,reward,logprob")
-    if own["skip_zero"]: yield "reward of 0", "written", _written(cell, skip_zero=False)
-    else: yield "reward of 0", "left out", _written(cell, skip_zero=True, late_reward=True)
-    if own["late_reward"]: yield "order", "reward right behind the action", _written(cell, late_reward=False)
-    else: yield "order", "reward behind the next state", _written(cell, late_reward=True)
+    yield "reward of 0", *_zero_variant(cell)
+    yield "order", *_late_variant(cell)
     yield "order", "reward before the action", _written(cell, order="state,reward,action", late_reward=False)
+
+def _zero_variant(cell):
+    if _own(cell)["skip_zero"]: return "written", _written(cell, skip_zero=False)
+    return "left out", _written(cell, skip_zero=True, late_reward=True)
+
+def _late_variant(cell):
+    if _own(cell)["late_reward"]: return "reward right behind the action", _written(cell, late_reward=False)
+    return "reward behind the next state", _written(cell, late_reward=True)
 
 # %% ../../nbs/experiments/02_study.ipynb #55146f77
 def _others(cell, setting, values):
-    "The values of a setting of the serializer that it does not have; none if it has no such setting."
+    "Other values of a setting, if the serializer has it."
     own = _own(cell)
     return [v for v in values if setting in own and v != own[setting]]
 

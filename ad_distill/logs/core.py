@@ -71,7 +71,7 @@ class Run:
             yield from self.read(file)
             if on_file: on_file(file)
 
-# %% ../../nbs/logs/01_logs.ipynb #38ffa145
+# %% ../../nbs/logs/01_logs.ipynb #6cf28e1d
 @dataclass(frozen=True)
 class Reader:
     "Reads one form of log; a subclass's dataclass fields are its settings."
@@ -85,7 +85,7 @@ class Reader:
         "The runs in a log, sorted by name."
         raise NotImplementedError
 
-# %% ../../nbs/logs/01_logs.ipynb #c954cfbd
+# %% ../../nbs/logs/01_logs.ipynb #b506d09f
 def register_reader(
     name: str,  # as typed on the command line
 ) -> Callable:
@@ -126,7 +126,7 @@ def _what_is_there(folder):
     more = " ..." if len(names) > 3 else ""
     return f"there is {', '.join(names[:3])}{more}"
 
-# %% ../../nbs/logs/01_logs.ipynb #107d4631
+# %% ../../nbs/logs/01_logs.ipynb #af39fe68
 def log_folders(
     path: str | Path,  # of a file, of a run, or of a folder with runs anywhere in it
     kind: str,  # of log, for messages

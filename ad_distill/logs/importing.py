@@ -73,7 +73,7 @@ def tokenizer_beside(
         if (folder / "tokenizer" / "tokenizer_config.json").is_file(): return folder / "tokenizer"
     return None
 
-# %% ../../nbs/logs/04_importing.ipynb #a1391fc6
+# %% ../../nbs/logs/04_importing.ipynb #06ca7997
 def _texts(tokenizer, rows):
     "Tokens as text, without those that stand for no text."
     return tokenizer.batch_decode(rows, skip_special_tokens=True, clean_up_tokenization_spaces=False)
@@ -106,7 +106,7 @@ def _other_padding(run, rollouts, tokenizer):
     padded = f"completions in {run.name} are padded with token {token}"
     return f"{padded}, and its padding is token {tokenizer.pad_token_id}"
 
-# %% ../../nbs/logs/04_importing.ipynb #34ca6ac0
+# %% ../../nbs/logs/04_importing.ipynb #2ee3f603
 _LOOK = 64  # rollouts of a run that are compared with what the tokenizer makes of their tokens
 
 def _check_tokenizer(run, rollouts, tokenizer):
@@ -130,7 +130,7 @@ def _with_tokens(rollouts, tokenizer):
             r.prompt_ids, r.completion_ids = prompt, completion + (end if r.ended else [])
             yield r
 
-# %% ../../nbs/logs/04_importing.ipynb #e7d2922a
+# %% ../../nbs/logs/04_importing.ipynb #b6dbe442
 def _prompts_and_completions(rollouts, tokenizer):
     "Their texts, from their tokens where there are any and a tokenizer."
     if tokenizer is not None and rollouts[0].completion_ids is not None:
@@ -166,7 +166,7 @@ def _count_iteration(found, r):
     if found and found[-1][:3] == at: found[-1][3] += 1
     else: found.append([*at, 1])
 
-# %% ../../nbs/logs/04_importing.ipynb #2a2c0280
+# %% ../../nbs/logs/04_importing.ipynb #a7c785cf
 @dataclass
 class _Import:
     "A log on its way into a store."
@@ -192,7 +192,7 @@ def _completed(self: _Import, run, rollouts):
         else: rollouts = _with_tokens(rollouts, self.tokenizer)
     return rollouts if self.score is None else _with_scores(rollouts, self.score, self.tokenizer)
 
-# %% ../../nbs/logs/04_importing.ipynb #9bf9357a
+# %% ../../nbs/logs/04_importing.ipynb #27e64f80
 @patch
 def _pack(self: _Import, run, rollouts, folder):
     "Write the rollouts of a run into files."
@@ -208,7 +208,7 @@ def _pack(self: _Import, run, rollouts, folder):
     if packed: packed.close()
     return packed, found
 
-# %% ../../nbs/logs/04_importing.ipynb #f3aa94a8
+# %% ../../nbs/logs/04_importing.ipynb #0e4fbf78
 @patch
 def _bar(self: _Import, total, **look):
     return tqdm(total=total, unit_scale=True, disable=not self.progress, **look)
@@ -233,15 +233,14 @@ def read(self: _Import, work: Path) -> None:
     why = f": {self.problems.lines[0]}" if self.problems.lines else ""
     raise UserError(f"{self.path} holds no whole rollout{why}")
 
-# %% ../../nbs/logs/04_importing.ipynb #517ffb90
+# %% ../../nbs/logs/04_importing.ipynb #a4d26acf
 @patch
 def _vocab_size(self: _Import):
     "How many tokens there are: as the tokenizer says, or as the log has them."
     if min(p.lowest for p in self.packed) < 0:
         raise UserError("the log has negative tokens; it is damaged, or of another form")
     highest = max(p.highest for p in self.packed)
-    if self.tokenizer is None: return highest + 1
-    size = len(self.tokenizer)
+    size = highest + 1 if self.tokenizer is None else len(self.tokenizer)
     if highest < size: return size
     raise UserError(f"the tokenizer {self.tokenizer.name_or_path} does not match the log: "
                     f"the log has token {highest}, and it has {size} tokens")
@@ -261,7 +260,7 @@ def _prompt_texts(self: _Import):
     if self.packed[0].text: return prompts
     return [] if self.tokenizer is None else _texts(self.tokenizer, prompts)
 
-# %% ../../nbs/logs/04_importing.ipynb #d7fbb7ff
+# %% ../../nbs/logs/04_importing.ipynb #61ccfa4f
 @patch
 def task(self: _Import) -> tuple[RolloutLog, list[str]]:  # and the lines of the file with its prompts, if they are many
     "The task of the histories."
@@ -273,7 +272,7 @@ def task(self: _Import) -> tuple[RolloutLog, list[str]]:  # and the lines of the
         lines = [" ".join(text.split()) for text in texts]
     return RolloutLog(prompts=kept, reward=self.reward, reader=self.reader.name), lines
 
-# %% ../../nbs/logs/04_importing.ipynb #8cfd9071
+# %% ../../nbs/logs/04_importing.ipynb #3ed9ac7d
 @patch
 def _pieces(self: _Import, i, spaces, task, bar):
     "The history of a run, in pieces of bounded size."
@@ -290,6 +289,7 @@ def _info(self: _Import, task):
     return {"task": task_id(task), "source": {"name": self.reader.name, "params": {}},
             "runs": [p.run.name for p in self.packed], "n_episodes": max(p.n for p in self.packed)}
 
+# %% ../../nbs/logs/04_importing.ipynb #55f67658
 @patch
 def _write_histories(self: _Import, path, task):
     spaces, about = self.spaces(), {**task_id(task), "instance": int(task.instances("train")[0])}
@@ -307,6 +307,7 @@ def write(self: _Import, path: Path) -> None:
     if self.tokenizer is not None and not self.packed[0].text: save_tokenizer(self.tokenizer, path)
     if prompts: (path / "prompts.txt").write_text("\n".join(prompts) + "\n", encoding="utf-8")
 
+# %% ../../nbs/logs/04_importing.ipynb #023c21bc
 @patch
 def summary(self: _Import) -> dict[str, Any]:
     "What came of it, as plain JSON."
@@ -316,7 +317,7 @@ def summary(self: _Import) -> dict[str, Any]:
             "tokenizer": getattr(self.tokenizer, "name_or_path", None),
             "left_out": {"files": p.files, "rollouts": p.rollouts, "problems": p.lines}, "notes": p.notes}
 
-# %% ../../nbs/logs/04_importing.ipynb #6583b641
+# %% ../../nbs/logs/04_importing.ipynb #1ebf7c05
 def _need_free(out):
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists already; choose another directory, or delete it")

@@ -38,7 +38,7 @@ def _parquet(file):
 
 def _steps(opened): return opened.read(["step"])["step"].to_numpy()  # (rollouts,)
 
-# %% ../../nbs/logs/03_trl.ipynb #1c8ead9d
+# %% ../../nbs/logs/03_trl.ipynb #aaaf7953
 def _say_sparse(folder, steps, problems):
     "Say so when steps were not logged."
     last = int(steps[-1])
@@ -66,7 +66,7 @@ def _by_step(files, problems):
     if files: _say_sparse(files[0].parent, np.unique(np.concatenate([*steps.values()])), problems)
     return files
 
-# %% ../../nbs/logs/03_trl.ipynb #ff5ca189
+# %% ../../nbs/logs/03_trl.ipynb #fd76df9b
 def _mark(file):
     "The same for two files with the same rollouts: how many, and the first of them."
     opened = _parquet(file)
@@ -83,7 +83,7 @@ def _without_repeats(files, name, problems):
                       "(it served several updates) and are left out")
     return kept
 
-# %% ../../nbs/logs/03_trl.ipynb #4dd4000b
+# %% ../../nbs/logs/03_trl.ipynb #937d739e
 def _is_reward(field):
     "Whether a column holds what a reward function returned."
     import pyarrow as pa
@@ -112,7 +112,7 @@ def _reward_columns(file, picked, weights):
     if len(numbers) == len(names): return dict(zip(names, numbers))
     raise UserError(f"weights: {len(numbers)} came for {len(names)} reward columns ({', '.join(names)})")
 
-# %% ../../nbs/logs/03_trl.ipynb #dab26f6a
+# %% ../../nbs/logs/03_trl.ipynb #004f4ddf
 def weighted_score(
     rewards: np.ndarray,  # (f, n) of each reward function for each rollout; NaN: it does not apply
     weights: np.ndarray,  # (f,) of the functions
@@ -121,7 +121,7 @@ def weighted_score(
     total = np.nansum(rewards * weights[:, None], 0)  # (n,)
     return np.where(np.isnan(rewards).all(0), np.nan, total)
 
-# %% ../../nbs/logs/03_trl.ipynb #13d5a8b1
+# %% ../../nbs/logs/03_trl.ipynb #127fa670
 def _as_text(x):
     "A prompt or completion as text: of a conversation with one message its content, else lines `role: content`."
     if not isinstance(x, list): return x or ""
@@ -166,7 +166,7 @@ def _read_parquet(file, columns, problems):
         why = f"{file} is damaged after {n} rollouts: {_one_line(e, 120)}"
         problems.bad(why, files=1, rollouts=max(0, there - n))
 
-# %% ../../nbs/logs/03_trl.ipynb #6280ed05
+# %% ../../nbs/logs/03_trl.ipynb #1e298693
 def _from_hub(name):
     "The parquet files of a data set on the hub, in the local cache."
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name): raise UserError(f"{name}: there is no such file or folder")
@@ -180,7 +180,7 @@ def _say_score(name, columns, problems):
     terms = [c if weight == 1 else f"{weight:g} {c}" for c, weight in columns.items()]
     problems.note(f"{name}: score = {' + '.join(terms) or 'not in the log'}")
 
-# %% ../../nbs/logs/03_trl.ipynb #07de5ed5
+# %% ../../nbs/logs/03_trl.ipynb #70e1701e
 _FILES = {"log": r"completions_(\d+)\.parquet", "data set": r"\D*(\d+)(?:-of-\d+)?\.parquet"}
 _EXPECTED = "files completions_NNNNN.parquet, in it or in folders in it"
 

@@ -29,7 +29,7 @@ def _loads():
     except ImportError: from json import loads
     return loads
 
-# %% ../../nbs/logs/02_trlx.ipynb #b90e9bfb
+# %% ../../nbs/logs/02_trlx.ipynb #71be2c95
 _GAP = re.compile(r"[\s,]*")  # between two elements
 _UNFINISHED = re.compile(r"[-a-zA-Z]*|(.?\\)?u[0-9a-fA-F]*|.?\\")  # the beginning of a word or an escaped character
 
@@ -46,7 +46,7 @@ def _why_no_element(text, start):
     if _wrong(text, start): return f"it is no JSON there: {text[start:start + 40]!r}"
     return "it ends in the middle"
 
-# %% ../../nbs/logs/02_trlx.ipynb #1b0b1aed
+# %% ../../nbs/logs/02_trlx.ipynb #dfd93805
 _BETWEEN = re.compile(rb"\}\s*,\s*(?=\{)")  # two elements, unless it is within one or in a text
 _SPACE = b" \t\r\n,"
 
@@ -71,7 +71,7 @@ def _parsed(held):
     found, used, _ = _decoded(held)  # it may hold NaN, which orjson refuses
     return found, used
 
-# %% ../../nbs/logs/02_trlx.ipynb #b4cfdce0
+# %% ../../nbs/logs/02_trlx.ipynb #80a8f8ed
 def _elements(file, begin):
     "The elements of the JSON array that begins at byte `begin` of a file, as lists; `CutOff` where they go wrong."
     held, at = b"", begin  # what is not understood yet, and where that begins
@@ -111,7 +111,7 @@ def _n_tokens(ids, pad, eos):
     stays = pad == eos or n == 0  # the first pad is the end, or all that there is
     return n + 1 if stays else n
 
-# %% ../../nbs/logs/02_trlx.ipynb #26d9cc78
+# %% ../../nbs/logs/02_trlx.ipynb #8f1150c2
 def _tokens(r, pad, eos, seq2seq):
     "Prompt and completion of a rollout without padding, and how many places the completion had with it."
     prompt, completion = r["query_tensor"], r["response_tensor"]
@@ -143,7 +143,7 @@ class _Head(NamedTuple):
     iteration: int = -1
     optimizer_step: int = -1
 
-# %% ../../nbs/logs/02_trlx.ipynb #a0550ec9
+# %% ../../nbs/logs/02_trlx.ipynb #1bf23c4e
 def _text_only(settings, head, r):
     "A rollout of trlX's own export."
     prompt, completion, _ = _tokens(r, settings.pad, settings.eos, settings.seq2seq)
@@ -165,7 +165,7 @@ def _lengths(r, n):
     return (f"its lengths do not fit: {n} tokens without padding, {sizes}; "
             "expected as many of each as there are tokens, or up to two more")
 
-# %% ../../nbs/logs/02_trlx.ipynb #e8b74bc2
+# %% ../../nbs/logs/02_trlx.ipynb #ee2d8cd8
 def _paid(r, n, settings):
     "Score, scores one by one if there are such, and penalties of n tokens."
     score, rewards = r["score"], r["rewards"]
@@ -185,7 +185,7 @@ def _complete(settings, head, r):
     return Rollout(r["prompt"], r["output"], prompt, completion, score, ended, logprobs, values, penalties, scores,
                    kl_coef, iteration, optimizer_step)
 
-# %% ../../nbs/logs/02_trlx.ipynb #a195c9c0
+# %% ../../nbs/logs/02_trlx.ipynb #eeccb896
 def _batch_of_rollouts(data):
     "Head and rollouts of parsed JSON of the complete form, or `CutOff`."
     if not isinstance(data, dict) or not isinstance(data.get("rollouts"), list):
@@ -215,7 +215,7 @@ _FORMS = {
         r"epoch-(\d+(?:\.\d+)?)\.json", re.compile(rb"^\s*\["), b"]", _exported_rollouts, _text_only),
 }
 
-# %% ../../nbs/logs/02_trlx.ipynb #4a1bd259
+# %% ../../nbs/logs/02_trlx.ipynb #59bf36fd
 def _parsed_whole(file):
     "What a file holds, None if it cannot be parsed at once."
     try: return _loads()(file.read_bytes())
@@ -269,7 +269,7 @@ def _read_file(file, form, settings, problems):
         place = f"byte {e.at:,} of {file.stat().st_size:,}"
         problems.bad(f"{file} is cut off or damaged: {e.why} ({place}), after {n} whole rollouts", files=1, rollouts=1)
 
-# %% ../../nbs/logs/02_trlx.ipynb #8043c7f5
+# %% ../../nbs/logs/02_trlx.ipynb #4bb9da3e
 def _config(folder, problems):
     "config.json of a run; empty where there is none."
     file = folder / "config.json"
@@ -298,7 +298,7 @@ def _pad_and_eos(tokenizer, folder):
     pad = tokenizer.pad_token_id
     return eos if pad is None else pad, eos  # as trlX does
 
-# %% ../../nbs/logs/02_trlx.ipynb #043456df
+# %% ../../nbs/logs/02_trlx.ipynb #c6755e89
 def _settings(config, pad, eos):
     method, model = _section(config, "method"), _section(config, "model")
     clip = method.get("cliprange_reward")

@@ -70,6 +70,7 @@ def small_lm(
                          pad_token_id=tokenizer.pad_token_id, bos_token_id=None, eos_token_id=None)
     return AutoModelForCausalLM.from_config(config)
 
+# %% ../../nbs/30_models_lm.ipynb #317099b0
 def pretrained_lm(
     base: str | Path,  # path of a Hugging Face folder, or name on the hub
     lora: int = 0,  # rank of LoRA adapters (Hu et al. 2021); 0 trains all weights
@@ -156,6 +157,7 @@ def save(self: LMModel,
              "settings": asdict(self.settings)}
     (Path(path) / "ad_distill.json").write_text(json.dumps(about, indent=2))
 
+# %% ../../nbs/30_models_lm.ipynb #920cdcf5
 def _read_about(path):
     "What `ad_distill.json` in a model directory says."
     file = Path(path) / "ad_distill.json"

@@ -12,172 +12,320 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from fastcore.basics import patch
 from gymnasium.spaces import Box, Discrete, Text
+from torch import Tensor
 
 from .lm import LMModel
-from .lm_context import Context, Foreseen, Trie
+from .lm_context import Context, Foreseen, RewardPlace, Trie, logits_wanted
 from ..registry import UserError
 
 # %% ../../nbs/models/03_lm_agent.ipynb #9afb9ed4
 class LMAgent:
-    "A frozen language model acting in a batch of environments. After `act`: `failed` and `reward_right`, (b,) each; see there."
+    "A frozen language model acting in a batch of environments; after `act`: `failed` and `reward_right`, (b,) each."
     def __init__(self,
         model: LMModel,  # in evaluation mode
         seeds: Sequence[int],  # (b,) one seed a stream, for sampling actions
     ):
-        stream, space = model.stream, model.serializer.spaces.action
-        self.model, self.space, self.b, self.draws, self.last = model, space, len(seeds), _Draws(seeds), None
-        if legal := stream.legal_actions():
-            self.trie, self.most = Trie(legal), max(map(len, legal))
-            texts = model.serializer.legal_actions()
-            self.values = np.arange(space.n) + int(space.start) if isinstance(space, Discrete) else np.stack([model.serializer.read_action(s + model.serializer.action_stop)[0] for s in texts])
-        else:
-            self.trie, self.most = None, model.settings.max_action_tokens
-            self.never = torch.tensor(sorted(set(range(stream.size)) - set(model.tokenizer.get_vocab().values()) | set(model.tokenizer.all_special_ids)), dtype=torch.long)
-            ends = {model.serializer.action_stop[-1], "\n"}
-            self.may_end = [bool(ends & set(s)) for s in model.tokenizer.batch_decode(np.arange(stream.size)[:, None])]
-        self.context, self.rewards = Context(model, self.b, self.most), Foreseen(stream)
+        self.model, self.space, self.b = model, model.serializer.spaces.action, len(seeds)
+        self.draws, self.last = _Draws(seeds), None
+        legal = model.stream.legal_actions()
+        if legal: self._list_actions(legal)
+        else: self._prepare_writing()
+        self.context, self.rewards = Context(model, self.b, self.most), Foreseen(model.stream)
         self.failed, self.reward_right = np.zeros(self.b, bool), np.full(self.b, np.nan)
         self.foresees = model.settings.field_weights["reward"] > 0  # otherwise it was not taught rewards
-        order = model.serializer.order
-        self.asked = np.full(self.b, model.settings.ask, np.float32) if order.index("reward") < order.index("action") and not model.serializer.late_reward else None  # rewards to ask for
+        self.asked = self._rewards_to_ask_for()  # (b,) or None
 
-    def _choose(self, logits):
-        "Walk from the root of the trie to a leaf in every stream: tokens, actions (b, ...), logprob (b,)."
-        node, logprob, leaf, written = np.zeros(self.b, int), np.zeros(self.b), np.full(self.b, -1), [[] for _ in range(self.b)]
-        while len(active := np.flatnonzero(leaf < 0)):
-            u, step = np.zeros(self.b), [[] for _ in range(self.b)]
-            u[active] = self.draws(active)
-            for here in np.unique(node[active]):  # streams at the same node choose together
-                at = active[node[active] == here]
-                tokens = list(self.trie.children[here])
-                p = torch.softmax(logits[at][:, tokens].double(), -1).numpy()
-                k = np.minimum((np.cumsum(p, 1) <= u[at, None]).sum(1), len(tokens) - 1)
-                logprob[at] += np.log(p[np.arange(len(at)), k])
-                for stream, choice in zip(at.tolist(), k.tolist()): node[stream], step[stream] = self.trie.children[here][tokens[choice]], [tokens[choice]]
-            leaf = np.array([self.trie.leaf.get(n, -1) for n in node.tolist()])
-            logits = self._step(written, step, np.flatnonzero(leaf >= 0))
-        return written, self.values[leaf], logprob
-
-    def _step(self, written, step, over):
-        "Write one more token in some streams; the logits behind it, if others than those that are `over` go on."
-        for old, new in zip(written, step): old += new
-        self.context.write(step, held=set(over.tolist()))
-        return self.context.read()[:, -1] if len(over) < self.b else None
-
-    def _compose(self, logits):
-        "Write freely in every stream: tokens, actions (b, ...), logprob (b,)."
-        logprob, written, found = np.zeros(self.b), [[] for _ in range(self.b)], [None] * self.b
-        while len(active := np.array([i for i in range(self.b) if found[i] is None])):
-            step = [[] for _ in range(self.b)]
-            logits[:, self.never] = -torch.inf
-            p = torch.softmax(logits[active].double(), -1).cumsum(1).numpy()
-            k = (p <= self.draws(active)[:, None] * p[:, -1:]).sum(1)
-            logprob[active] += torch.log_softmax(logits[active].double(), -1).numpy()[np.arange(len(active)), k]
-            for i, token in zip(active.tolist(), k.tolist()):
-                step[i] = [token]
-                if self.may_end[token] or len(written[i]) + 1 >= self.most: found[i] = self._action(written[i] + [token])
-            logits = self._step(written, step, np.array([i for i in range(self.b) if found[i] is not None]))
-        self.failed = np.array([failed for _, failed in found])
-        if isinstance(self.space, Text): return written, np.array([*(v for v, _ in found), None], object)[:-1], logprob
-        return written, np.stack([v for v, _ in found]), logprob
-
-    def _action(self, tokens):
-        "The action that tokens are, and whether it had to be replaced; None while it has not ended."
-        text, read = self.model.stream.decode(tokens), self.model.serializer.read_action
-        try:
-            if not (got := read(text)): return (self._instead(text), True) if len(tokens) >= self.most else None
-        except UserError: return self._instead(text), True
-        if isinstance(self.space, Box): return np.clip(got[0], self.space.low, self.space.high), False
-        if not isinstance(self.space, Text): return got[0], False
-        if "\ufffd" in got[0] or len(got[0]) > self.space.max_length: return self._short(got[0]), True  # bytes that are no character; more than may be said
-        if len(self.model.stream.actions([got[0]])[0]) > self.most: return self._short(got[0]), True
-        return got[0], False
-
-    def _instead(self, text):
-        "What is done by one who wrote no action."
-        low, high = getattr(self.space, "low", None), getattr(self.space, "high", None)
-        if isinstance(self.space, Box):
-            with np.errstate(over="ignore", invalid="ignore"): middle = np.where(np.isfinite(low.astype(float)) & np.isfinite(high.astype(float)), low / 2 + high / 2, np.clip(0, low, high))
-            return middle.astype(self.space.dtype)
-        if not isinstance(self.space, Text): return np.asarray(self.space.start)
-        for end in range(len(text), 0, -1):  # the longest part that can be read
-            try:
-                if got := self.model.serializer.read_action(text[:end] + self.model.serializer.action_stop): return self._short(got[0])
-            except UserError: pass
-        return ""
-
-    def _short(self, text):
-        "A text without what is no character, and not longer than may be."
-        text = text.replace("\ufffd", "")[:self.space.max_length]
-        while len(self.model.stream.actions([text])[0]) > self.most: text = text[:len(text) // 2]
-        return text
-
-    @torch.inference_mode()
-    def act(self,
-        state: np.ndarray,  # (b, ...) what every stream sees
-    ) -> tuple[np.ndarray, np.ndarray]:  # (b, ...) actions; (b,) their logprobs
-        """Write an action in every stream. Then `failed` says which were none and had to be replaced; and `reward_right` about the
-        transition before: 1 where every token of its reward was the likeliest (one that is left out: where no reward was
-        likeliest), 0 where not, NaN where that cannot be told."""
-        if self.asked is not None: return self._act_asking(state)
-        context, places = self.context, []
-        if self.last is None: context.write(self.model.stream.before_action(state))
-        else:
-            behind, ahead, places = self.rewards.find(state, *self.last)
-            places = places if self.foresees else []
-            context.write(behind)
-            done = self.last[2] | self.last[3]
-            context.earn(self.last[0])
-            if self.model.settings.sort and done.any() and places: places = self._foreseen(places, ahead)
-            context.end(done)
-            if self.model.settings.sort: context.sort(done)
-            context.write(ahead)
-            context.trim()
-        back, unread = sorted({1} | {k + 1 for _, tokens in places for k, _ in tokens}, reverse=True), list(map(len, context.unread))
-        logits = context.read(back)
-        if places: self.reward_right = self.rewards.right(logits, back, places, unread)
-        context.begin()
-        written, action, self.logprob = (self._choose if self.trie else self._compose)(logits[:, -1])
-        context.settle(written, written if self.trie else self.model.stream.actions(action))
-        return action, self.logprob
-
-    def _foreseen(self, places, ahead):
-        "Look at the rewards that are about to be read now, as their places are about to change."
-        near = [(there, [(k - len(a), t) for k, t in tokens if k > len(a)]) for (there, tokens), a in zip(places, ahead)]
-        back, unread = sorted({1} | {k + 1 for _, tokens in near for k, _ in tokens}, reverse=True), list(map(len, self.context.unread))
-        self.reward_right = self.rewards.right(self.context.read(back), back, near, unread)
-        return []
-
-    def _act_asking(self, state):
-        "Where the reward stands before the action: a line is written with the reward that is asked for, and rewritten with the one that came."
-        context, stream, first = self.context, self.model.stream, np.ones(self.b, bool)
-        if self.last is not None:
-            reward, logprob, terminated, truncated = self.last
-            context.rewrite(self.line, [b + a for b, a in zip(stream.before_action(self.seen, reward, first=self.first), self.standing)])
-            context.write(stream.after_action(reward, logprob, terminated, truncated))
-            first = terminated | truncated
-            context.earn(reward)
-            context.end(first)
-            if self.model.settings.sort: context.sort(first)
-            context.trim()
-            context.read()
-        context.begin()
-        before = stream.before_action(state, self.asked, first=first)
-        context.write(before)
-        written, action, self.logprob = (self._choose if self.trie else self._compose)(context.read()[:, -1])
-        self.line, self.standing = [b + w for b, w in zip(before, written)], written if self.trie else stream.actions(action)
-        self.seen, self.first = state, first
-        return action, self.logprob
-
-    def observe(self, state: np.ndarray, action: np.ndarray, reward: np.ndarray, terminated: np.ndarray, truncated: np.ndarray, next_state: np.ndarray) -> None:
+    def observe(self,
+        state: np.ndarray,  # (b, ...) like the others
+        action: np.ndarray,  # as `act` gave them
+        reward: np.ndarray,  # what they were paid
+        terminated: np.ndarray,  # whether the episode ended
+        truncated: np.ndarray,  # or was cut off
+        next_state: np.ndarray,  # where they led
+    ) -> None:
+        "Remember what came of the actions; it is written by the next `act`."
         self.last = np.asarray(reward, np.float32), self.logprob.astype(np.float32), terminated, truncated
 
+# %% ../../nbs/models/03_lm_agent.ipynb #7ef08d5f
 class _Draws:
     "Uniform random numbers, each stream with a sequence of its own, however many the others take."
-    def __init__(self, seeds, block=500): self.rngs, self.numbers, self.at = [np.random.default_rng(s) for s in seeds], np.zeros((len(seeds), block)), np.full(len(seeds), block)
+    def __init__(self, seeds, block=500):
+        self.rngs = [np.random.default_rng(s) for s in seeds]
+        self.numbers = np.zeros((len(seeds), block))  # (b, block)
+        self.at = np.full(len(seeds), block)  # (b,) which number is next; `block`: none are left
 
     def __call__(self, streams):
-        for i in streams[self.at[streams] == self.numbers.shape[1]]: self.numbers[i], self.at[i] = self.rngs[i].random(self.numbers.shape[1]), 0
+        "(n,) the next number of each of some streams (n,)."
+        block = self.numbers.shape[1]
+        for i in streams[self.at[streams] == block]:
+            self.numbers[i], self.at[i] = self.rngs[i].random(block), 0
         self.at[streams] += 1
         return self.numbers[streams, self.at[streams] - 1]
+
+# %% ../../nbs/models/03_lm_agent.ipynb #3d188e51
+@patch
+def _list_actions(self: LMAgent, legal):
+    "Prepare for choosing among actions whose tokens are known."
+    self.trie, self.most = Trie(legal), max(map(len, legal))
+    self.values = _listed_values(self.space, self.model.serializer)
+
+def _listed_values(space, serializer):
+    "(n, *a) the legal actions, in the order of their tokens."
+    if isinstance(space, Discrete): return np.arange(space.n) + int(space.start)
+    texts = [s + serializer.action_stop for s in serializer.legal_actions()]
+    return np.stack([serializer.read_action(s)[0] for s in texts])
+
+def _draw_child(children, logits, u):
+    "A token for each stream at a node, from logits (n, vocabulary) and uniform numbers (n,); their logprobs (n,)."
+    tokens = list(children)
+    p = torch.softmax(logits[:, tokens].double(), -1).numpy()  # (n, children)
+    below = (np.cumsum(p, 1) <= u[:, None]).sum(1)  # (n,)
+    choice = np.minimum(below, len(tokens) - 1)  # (n,)
+    return [tokens[k] for k in choice.tolist()], np.log(p[np.arange(len(choice)), choice])
+
+# %% ../../nbs/models/03_lm_agent.ipynb #7d2b8663
+@patch
+def _choose(self: LMAgent, logits):
+    "Walk from the root of the trie to a leaf in every stream: tokens, actions (b, ...), logprob (b,)."
+    node, leaf = np.zeros(self.b, int), np.full(self.b, -1)
+    logprob, written = np.zeros(self.b), [[] for _ in range(self.b)]
+    while len(active := np.flatnonzero(leaf < 0)):
+        step = self._descend(active, node, logits, logprob)
+        leaf = np.array([self.trie.leaf.get(n, -1) for n in node.tolist()])
+        logits = self._step(written, step, np.flatnonzero(leaf >= 0))
+    return written, self.values[leaf], logprob
+
+@patch
+def _descend(self: LMAgent, active, node, logits, logprob):
+    "One token for each active stream; `node` and `logprob` (b,) are moved along."
+    u, step, start = np.zeros(self.b), [[] for _ in range(self.b)], node.copy()
+    u[active] = self.draws(active)
+    for here in np.unique(start[active]):  # streams at the same node choose together
+        at = active[start[active] == here]
+        tokens, logprobs = _draw_child(self.trie.children[here], logits[at], u[at])
+        logprob[at] += logprobs
+        node[at] = [self.trie.children[here][token] for token in tokens]
+        for i, token in zip(at.tolist(), tokens): step[i] = [token]
+    return step
+
+# %% ../../nbs/models/03_lm_agent.ipynb #1d4f95de
+@patch
+def _step(self: LMAgent, written, step, over):
+    "Write one more token in some streams; the logits behind it (b, vocabulary), if others than those `over` go on."
+    for old, new in zip(written, step): old += new
+    self.context.write(step, held=set(over.tolist()))
+    return self.context.read()[:, -1] if len(over) < self.b else None
+
+# %% ../../nbs/models/03_lm_agent.ipynb #bf933325
+@patch
+def _prepare_writing(self: LMAgent):
+    "Prepare for writing actions freely."
+    model = self.model
+    self.trie, self.most = None, model.settings.max_action_tokens
+    self.never = _never_written(model)
+    ends = {model.serializer.action_stop[-1], "\n"}
+    texts = model.tokenizer.batch_decode(np.arange(model.stream.size)[:, None])
+    self.may_end = [bool(ends & set(text)) for text in texts]  # whether an action may be over behind a token
+
+def _never_written(model):
+    "Tokens that no text has: special ones, and numbers that belong to none."
+    numbers, named = set(range(model.stream.size)), set(model.tokenizer.get_vocab().values())
+    return torch.tensor(sorted(numbers - named | set(model.tokenizer.all_special_ids)), dtype=torch.long)
+
+def _stacked(values, space):
+    "Actions as an array, (b, ...)."
+    if not isinstance(space, Text): return np.stack(values)
+    out = np.empty(len(values), object)
+    out[:] = values
+    return out
+
+# %% ../../nbs/models/03_lm_agent.ipynb #c3f7e8d4
+@patch
+def _compose(self: LMAgent, logits):
+    "Write freely in every stream: tokens, actions (b, ...), logprob (b,)."
+    logprob, written = np.zeros(self.b), [[] for _ in range(self.b)]
+    found = [None] * self.b  # of each stream its action, and whether it was replaced; None while it goes on
+    while len(active := np.array([i for i in range(self.b) if found[i] is None])):
+        tokens, logprobs = self._draw_tokens(active, logits)
+        logprob[active] += logprobs
+        step = [[] for _ in range(self.b)]
+        for i, token in zip(active.tolist(), tokens):
+            step[i] = [token]
+            found[i] = self._action_if_over(written[i] + [token])
+        over = np.array([i for i in range(self.b) if found[i] is not None])
+        logits = self._step(written, step, over)
+    self.failed = np.array([failed for _, failed in found])
+    return written, _stacked([value for value, _ in found], self.space), logprob
+
+@patch
+def _draw_tokens(self: LMAgent, active, logits):
+    "A token for each of the active streams (n,), and their logprobs (n,)."
+    logits[:, self.never] = -torch.inf
+    logits = logits[active].double()  # (n, vocabulary)
+    p = torch.softmax(logits, -1).cumsum(1).numpy()  # (n, vocabulary)
+    choice = (p <= self.draws(active)[:, None] * p[:, -1:]).sum(1)  # (n,)
+    logprobs = torch.log_softmax(logits, -1).numpy()  # (n, vocabulary)
+    return choice.tolist(), logprobs[np.arange(len(active)), choice]
+
+# %% ../../nbs/models/03_lm_agent.ipynb #971f09cf
+@patch
+def _action_if_over(self: LMAgent, tokens):
+    may_be = self.may_end[tokens[-1]] or len(tokens) >= self.most
+    return self._action(tokens) if may_be else None
+
+@patch
+def _action(self: LMAgent, tokens):
+    "The action that tokens are, and whether it had to be replaced; None while it has not ended."
+    text = self.model.stream.decode(tokens)
+    try: found = self.model.serializer.read_action(text)
+    except UserError: return self._instead(text), True
+    if found: return self._permitted(found[0])
+    return (self._instead(text), True) if len(tokens) >= self.most else None
+
+@patch
+def _permitted(self: LMAgent, value):
+    "An action that has been read, within what the space permits; and whether it had to be replaced."
+    if isinstance(self.space, Box): return np.clip(value, self.space.low, self.space.high), False
+    if not isinstance(self.space, Text): return value, False
+    broken = "\ufffd" in value  # bytes that are no character
+    if broken or len(value) > self.space.max_length or self._is_too_long(value): return self._short(value), True
+    return value, False
+
+# %% ../../nbs/models/03_lm_agent.ipynb #1806a5b8
+@patch
+def _instead(self: LMAgent, text):
+    "What is done by one who wrote no action."
+    if isinstance(self.space, Box): return _middle(self.space)
+    if isinstance(self.space, Text): return self._readable_part(text)
+    return np.asarray(self.space.start)
+
+def _middle(space):
+    "The middle between the bounds of a Box; without both of them 0, or the bound that is nearest to it."
+    low, high = space.low, space.high
+    bounded = np.isfinite(low.astype(float)) & np.isfinite(high.astype(float))
+    with np.errstate(over="ignore", invalid="ignore"):
+        middle = np.where(bounded, low / 2 + high / 2, np.clip(0, low, high))
+    return middle.astype(space.dtype)
+
+# %% ../../nbs/models/03_lm_agent.ipynb #9b4313fd
+@patch
+def _readable_part(self: LMAgent, text):
+    "The longest beginning of a text that can be read."
+    serializer = self.model.serializer
+    for end in range(len(text), 0, -1):
+        try: found = serializer.read_action(text[:end] + serializer.action_stop)
+        except UserError: continue
+        if found: return self._short(found[0])
+    return ""
+
+@patch
+def _is_too_long(self: LMAgent, text): return len(self.model.stream.actions([text])[0]) > self.most
+
+@patch
+def _short(self: LMAgent, text):
+    "A text without what is no character, and not longer than may be."
+    text = text.replace("\ufffd", "")[:self.space.max_length]
+    while self._is_too_long(text): text = text[:len(text) // 2]
+    return text
+
+# %% ../../nbs/models/03_lm_agent.ipynb #7455d435
+@patch
+@torch.inference_mode()
+def act(self: LMAgent,
+    state: np.ndarray,  # (b, ...) what every stream sees
+) -> tuple[np.ndarray, np.ndarray]:  # (b, ...) actions; (b,) their logprobs
+    """Write an action in every stream. Then `failed` says which were none and had to be replaced; and `reward_right`
+    about the transition before: 1 where every token of its reward was the likeliest (one that is left out: where no
+    reward was likeliest), 0 where not, NaN where that cannot be told."""
+    if self.asked is not None: return self._act_asking(state)
+    places = self._write_what_came(state)
+    logits = self._read_rewards(places)
+    self.context.begin()
+    written, action, self.logprob = self.write_action(logits)
+    self.context.settle(written, self._standing(written, action))
+    return action, self.logprob
+
+@patch
+def write_action(self: LMAgent,
+    logits: Tensor,  # (b, vocabulary) behind what stands before the action
+) -> tuple[list[list[int]], np.ndarray, np.ndarray]:  # tokens (b,), actions (b, ...), logprobs (b,)
+    "Write an action in every stream of the context."
+    return self._choose(logits) if self.trie else self._compose(logits)
+
+@patch
+def _standing(self: LMAgent, written, action):
+    "The tokens by which actions shall stand in the context: those that training would see."
+    return written if self.trie else self.model.stream.actions(action)
+
+# %% ../../nbs/models/03_lm_agent.ipynb #08a19d2f
+@patch
+def _write_what_came(self: LMAgent, state):
+    "Write up to the next action; where among the unread the rewards are that may have been foreseen."
+    if self.last is None:
+        self.context.write(self.model.stream.before_action(state))
+        return []
+    reward, _, terminated, truncated = self.last
+    done = terminated | truncated
+    behind, ahead, places = self.rewards.find(state, *self.last)
+    if not self.foresees: places = []
+    self.context.write(behind)
+    if places and done.any() and self.model.settings.sort:  # look now: episodes are about to change their places
+        self._read_rewards([place.without(len(a)) for place, a in zip(places, ahead)])
+        places = []
+    self._end_episodes(reward, done)
+    self.context.write(ahead)
+    self.context.trim()
+    return places
+
+@patch
+def _end_episodes(self: LMAgent, reward, done):
+    self.context.earn(reward)
+    self.context.end(done)
+    if self.model.settings.sort: self.context.sort(done)
+
+# %% ../../nbs/models/03_lm_agent.ipynb #09946f09
+@patch
+def _read_rewards(self: LMAgent, places: list[RewardPlace]):
+    "Read what is unread, and note which rewards in it were foreseen; the logits behind it, (b, vocabulary)."
+    back, unread = logits_wanted(places), [len(ids) for ids in self.context.unread]
+    logits = self.context.read(back)  # (b, len(back), vocabulary)
+    if places: self.reward_right = self.rewards.right(logits, back, places, unread)
+    return logits[:, -1]
+
+# %% ../../nbs/models/03_lm_agent.ipynb #07fadf52
+@patch
+def _rewards_to_ask_for(self: LMAgent):
+    "(b,) or None, where the reward stands behind the action."
+    serializer = self.model.serializer
+    behind = serializer.order.index("reward") > serializer.order.index("action")
+    if behind or serializer.late_reward: return None
+    return np.full(self.b, self.model.settings.ask, np.float32)
+
+# %% ../../nbs/models/03_lm_agent.ipynb #fa4490bf
+@patch
+def _act_asking(self: LMAgent, state):
+    "Write a line with the reward that is asked for."
+    first = np.ones(self.b, bool) if self.last is None else self._rewrite_line()
+    self.context.begin()
+    before = self.model.stream.before_action(state, self.asked, first=first)
+    self.context.write(before)
+    written, action, self.logprob = self.write_action(self.context.read()[:, -1])
+    self.standing = self._standing(written, action)
+    self.line = [b + w for b, w in zip(before, written)]
+    self.seen, self.first = state, first
+    return action, self.logprob
+
+@patch
+def _rewrite_line(self: LMAgent):
+    "Write the last line again, with the reward that came; (b,) where an episode begins."
+    reward, logprob, terminated, truncated = self.last
+    before = self.model.stream.before_action(self.seen, reward, first=self.first)
+    self.context.rewrite(self.line, [b + a for b, a in zip(before, self.standing)])
+    self.context.write(self.model.stream.after_action(reward, logprob, terminated, truncated))
+    done = terminated | truncated
+    self._end_episodes(reward, done)
+    self.context.trim()
+    self.context.read()
+    return done

@@ -1,4 +1,4 @@
-"""A trained model of either family, and the agent that acts with it
+"""A trained model of either family from its folder, and the agent that acts with it
 
 Docs: https://ad-distill.github.io/ad_distill/models/loading.html.md"""
 
@@ -7,7 +7,7 @@ Docs: https://ad-distill.github.io/ad_distill/models/loading.html.md"""
 # %% auto #0
 __all__ = ['load_model', 'make_agent']
 
-# %% ../../nbs/models/04_loading.ipynb #fb92c8a9
+# %% ../../nbs/models/04_loading.ipynb #a9cf7e32
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,18 +18,20 @@ from .lm_agent import LMAgent
 from .rl import RLModel
 from .rl_agent import RLAgent
 
-# %% ../../nbs/models/04_loading.ipynb #b75017cb
+# %% ../../nbs/models/04_loading.ipynb #d63f8ffe
 def load_model(
     path: str | Path,  # model directory written by `ad_distill train`
     device: str | None = None,  # where to put it; default: a GPU if there is one
 ) -> RLModel | LMModel:
-    "A trained model of either family, ready to act."
+    "A trained model of either family, ready to act. Raises `UserError` when the folder holds none."
     family = LMModel if (Path(path) / "ad_distill.json").exists() else RLModel
-    return family.load(path, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    default = "cuda" if torch.cuda.is_available() else "cpu"
+    return family.load(path, device or default)
 
 def make_agent(
-    model: RLModel | LMModel,  # in evaluation mode
+    model: RLModel | LMModel,  # trained
     seeds: Sequence[int],  # (b,) one seed a stream, for sampling actions
 ) -> RLAgent | LMAgent:
-    "The agent of a model's family."
-    return LMAgent(model, seeds) if isinstance(model, LMModel) else RLAgent(model, seeds)
+    "An agent of the model's own family, with an empty context; the model is put in evaluation mode."
+    family = LMAgent if isinstance(model, LMModel) else RLAgent
+    return family(model.eval(), seeds)

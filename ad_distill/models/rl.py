@@ -186,7 +186,7 @@ def sample(self: ValueHead,
     "Draw from the distribution (not for MultiDiscrete: no task acts in such a space)."
     if self.kind == "Box":
         mean, log_std = self._normal(params)  # (b, dimensions)
-        x = (mean + u * torch.exp(log_std)).view(-1, *self.shape)  # (b, *shape)
+        x = (mean + u.to(mean.dtype) * torch.exp(log_std)).view(-1, *self.shape)  # (b, *shape)
     else:
         below = torch.softmax(params.double(), -1).cumsum(-1) <= u.double()  # (b, n)
         x = below.sum(-1).clamp(max=self.sizes[0] - 1) + self.start  # (b,)
@@ -209,6 +209,7 @@ def rotate(
     cos, sin = angle.cos(), angle.sin()  # (t, d / 2)
     return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)  # (b, h, t, d)
 
+# %% ../../nbs/20_models_rl.ipynb #b2dbdf6c
 class Block(nn.Module):
     "Attention and a feed-forward layer, each after a layer norm and added to the residual stream."
     def __init__(self, width: int, heads: int):
@@ -343,6 +344,7 @@ def _mean(loss, where):
     "Mean over the places where a loss counts; 0 where there are none."
     return (loss * where).sum() / where.sum().clamp(min=1)
 
+# %% ../../nbs/20_models_rl.ipynb #aa9287c8
 @patch
 def _outcome_losses(self: RLModel, h, state, action, reward, logprob, valid):
     "Losses of the heads that are trained, but for the action's."
@@ -429,11 +431,14 @@ def act(self: RLModel,
     "Sample actions. Then tell the cache what came of them: `observe`."
     h = self.step(state, cache)  # (b, width)
     action, logprob = self.action_head.sample(self.action_head(h), u)
-    return action, logprob, self._expected(h, action) if self.settings.loss_weights["reward"] else None
+    if not self.settings.loss_weights["reward"]: return action, logprob, None
+    expected = self._expected(h[:, None], action[:, None])[:, 0]  # (b,)
+    return action, logprob, expected
 
+# %% ../../nbs/20_models_rl.ipynb #8d9b9f3f
 @patch
 def _expected(self: RLModel, h, action):
-    "Likeliest rewards."
+    "(b, t) likeliest rewards."
     best = self.reward_head.mode(self.reward_head(self.outcome(h, action)))
     return self.reward_classes[best] if self.settings.reward_values else best * self.settings.reward_scale
 
@@ -460,6 +465,7 @@ def save(self: RLModel,
     save_file({k: v.contiguous() for k, v in self.state_dict().items()}, path / "model.safetensors")
     (path / "config.json").write_text(json.dumps(self.settings.to_json(), indent=2))
 
+# %% ../../nbs/20_models_rl.ipynb #8bd7de67
 def _read_config(path):
     "The configuration in a model directory."
     file = path / "config.json"

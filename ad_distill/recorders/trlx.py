@@ -1,4 +1,4 @@
-"""A PPO trainer for trlX that writes every rollout of a run to disk: tokens, score, logprobs, values and rewards, in learning order
+"""A PPO trainer for trlX that writes every rollout of a run to disk, in learning order
 
 Docs: https://ad-distill.github.io/ad_distill/recorders/trlx.html.md"""
 
@@ -9,7 +9,6 @@ __all__ = ['write_json', 'RolloutFolder', 'check_scores', 'score_fields', 'merge
 
 # %% ../../nbs/recorders/01_trlx.ipynb #5ce78885
 import functools, inspect, json, math, os, time, uuid
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -83,11 +82,13 @@ class RolloutFolder:
 # %% ../../nbs/recorders/01_trlx.ipynb #e1417219
 def _plain(x): return x.tolist() if hasattr(x, "tolist") else x
 
-def _numbers(score):
+def _finite_numbers(score, prompt):
     "One score as a list of numbers, be it one number or one a token."
     score = _plain(score)
-    if not isinstance(score, (list, tuple)): score = [score]
-    return [float(_plain(x)) for x in score]
+    numbers = [float(_plain(x)) for x in (score if isinstance(score, (list, tuple)) else [score])]
+    if not numbers: raise ValueError(f"no score for the completion of {prompt!r}")
+    if all(map(math.isfinite, numbers)): return numbers
+    raise ValueError(f"score {score!r} for the completion of {prompt!r}: scores have to be finite numbers")
 
 def check_scores(
     scores: list,  # what the reward function returned, one entry a rollout
@@ -96,12 +97,7 @@ def check_scores(
     "The scores as plain numbers. Raises `ValueError` for a wrong count and for NaN or infinite scores."
     if len(scores) != len(prompts):
         raise ValueError(f"it returned {len(scores)} scores for {len(prompts)} rollouts; one for each is needed")
-    found = [_numbers(score) for score in scores]
-    for numbers, score, prompt in zip(found, scores, prompts):
-        if not numbers: raise ValueError(f"no score for the completion of {prompt!r}")
-        if all(map(math.isfinite, numbers)): continue
-        raise ValueError(f"score {_plain(score)!r} for the completion of {prompt!r}: scores have to be finite numbers")
-    return found
+    return [_finite_numbers(score, prompt) for score, prompt in zip(scores, prompts)]
 
 def score_fields(
     scores: list[list[float]],  # the numbers of each rollout of one call of the reward function
@@ -130,7 +126,7 @@ def merge_chunks(
         taken += share
     return pairs
 
-# %% ../../nbs/recorders/01_trlx.ipynb #b8911378
+# %% ../../nbs/recorders/01_trlx.ipynb #c68c1b70
 class _Listening:
     "A trainer that hears what the reward function says during `make_experience`."
     heard = None  # one list a chunk, of one dictionary a rollout; None: not listening
@@ -146,13 +142,17 @@ class _Listening:
         try: super().make_experience(num_rollouts, iter_count)
         finally: self.reward_fn, self.heard = reward_fn, None
 
-    def _listen(self, reward_fn, samples, prompts, outputs, **kwargs):
-        "What the reward function returns, after it was noted."
-        self._note_scale()
-        try: scores = list(reward_fn(samples=samples, prompts=prompts, outputs=outputs, **kwargs))
+    def _scored(self, reward_fn, prompts, **batch):
+        "What the reward function returns; what it raises becomes one line that says where it happened."
+        try: return list(reward_fn(prompts=prompts, **batch))
         except Exception as e:
             on = f"{len(prompts)} rollouts, the first with prompt {prompts[0]!r}"
             raise ValueError(f"{self._where()}: the reward function raised {e!r} on {on}") from e
+
+    def _listen(self, reward_fn, prompts, outputs, **batch):
+        "What the reward function returns, after it was noted."
+        self._note_scale()
+        scores = self._scored(reward_fn, prompts, outputs=outputs, **batch)
         try: fields = score_fields(check_scores(scores, prompts))
         except ValueError as e: raise ValueError(f"{self._where()}: the reward function: {e}") from None
         self.heard.append([{"prompt": p, "output": o, **f} for p, o, f in zip(prompts, outputs, fields)])
@@ -165,7 +165,7 @@ class _Listening:
         scale = self.running_moments.std if how == "running" else self.ref_std
         for rollout in self.heard[-1]: rollout["score_scale"] = float(scale)
 
-# %% ../../nbs/recorders/01_trlx.ipynb #7bcfc315
+# %% ../../nbs/recorders/01_trlx.ipynb #2bcbc5aa
 def _rounded(tensor): return [round(x, 7) for x in tensor.tolist()]
 
 def _fields(element):
@@ -198,7 +198,7 @@ class _Writing:
         batch = f"batch {self.folder.next}, after {updates} updates"
         return f"{self.rollout_logging_dir}, {batch} (what was recorded before is kept)"
 
-# %% ../../nbs/recorders/01_trlx.ipynb #e5df6c3a
+# %% ../../nbs/recorders/01_trlx.ipynb #62ee2dff
 def _updates(optimizer):
     "Updates that an optimizer has made, by its own state."
     state = getattr(optimizer, "state", None)
