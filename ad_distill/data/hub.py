@@ -49,7 +49,7 @@ def _ends(history):
         out[k][full] = history.columns[k][last]
     return out
 
-# %% ../../nbs/data/06_hub.ipynb #d260f285
+# %% ../../nbs/data/06_hub.ipynb #12b6fd37
 def _int64(x): return x if type(x) is int and abs(x) < 2 ** 63 else None
 
 def _episode_rows(i, history, store, schema):
@@ -68,7 +68,7 @@ def _lists(history):
     offsets = pa.array(np.append(0, np.cumsum(history.lengths)).astype(np.int32))
     return {k: pa.ListArray.from_arrays(offsets, rows.column(k)) for k in _LISTS}
 
-# %% ../../nbs/data/06_hub.ipynb #c22aa458
+# %% ../../nbs/data/06_hub.ipynb #200ceab2
 @contextmanager
 def _table(store, parent=None):
     "The episodes of a store as a `datasets.Dataset`, mapped from a temporary file."
@@ -121,7 +121,7 @@ def _line(e):
     said = str(e).strip() or repr(e)
     return f"{type(e).__name__}: {said.splitlines()[0][:200]}"
 
-# %% ../../nbs/data/06_hub.ipynb #32e563e3
+# %% ../../nbs/data/06_hub.ipynb #a9fc3458
 _WHOLE = "only a whole one becomes a store again"
 
 def _loaded(source):
@@ -148,7 +148,7 @@ def _opened(source):
         hint = "" if name else "; it should be a folder that save_to_disk wrote, or hub:USER/NAME"
         raise UserError(f"{source} cannot be read as a dataset: {_line(e)}{hint}") from e
 
-# %% ../../nbs/data/06_hub.ipynb #3d1c2159
+# %% ../../nbs/data/06_hub.ipynb #0c64945d
 def _values(column, space):
     "A column of lists, end to end, as a column of a history."
     flat = column.combine_chunks().flatten()

@@ -62,7 +62,7 @@ def _vectors(space, values):
     if isinstance(space, (Box, MultiBinary)): return values.reshape(len(values), -1)
     return np.stack([flatten(space, v) for v in values])
 
-# %% ../../nbs/data/05_minari.ipynb #4a39cc61
+# %% ../../nbs/data/05_minari.ipynb #3229e7e2
 def _unvectors(space, x):
     "What `_vectors` made into (t, d) `x`."
     parts = _parts(space)
@@ -92,7 +92,7 @@ def _leaf(x):
     if isinstance(x, list): return [v.decode() if isinstance(v, bytes) else v for v in x]
     return np.asarray(x)
 
-# %% ../../nbs/data/05_minari.ipynb #fc0f511c
+# %% ../../nbs/data/05_minari.ipynb #d0185dca
 def _nested(leaves):
     "What `_leaves` made one dict, with dicts for tuples."
     out = {}
@@ -146,7 +146,7 @@ def _restored(expected, rest):
         else: out[k] = x
     return out
 
-# %% ../../nbs/data/05_minari.ipynb #2aade3a9
+# %% ../../nbs/data/05_minari.ipynb #368bec60
 class _Beside:
     "Writes `minari.npz` and `minari.json` into a directory."
     def __init__(self, path, **facts):
@@ -179,7 +179,7 @@ def _read_beside(path):
     def leaves(i): return facts["episodes"][i]["text"] | {k: arrays[f"{i}:{k}"] for k in names[i]}
     return facts, leaves
 
-# %% ../../nbs/data/05_minari.ipynb #d7d316b6
+# %% ../../nbs/data/05_minari.ipynb #b7e49200
 def _by_episode(names, n):
     "Names such as `3:infos/clock` as a list for each of n episodes."
     out = [[] for _ in range(n)]
@@ -202,7 +202,7 @@ def _make_namespace(name):
     own = import_module("minari.namespace")
     if name and name not in own.list_local_namespaces(): own.create_namespace(name)
 
-# %% ../../nbs/data/05_minari.ipynb #0f6f18bb
+# %% ../../nbs/data/05_minari.ipynb #8c34e166
 class _Export(NamedTuple):
     "What becomes a dataset of Minari."
     spaces: tuple[Any, Any]  # of observations and of actions
@@ -225,7 +225,7 @@ def _export_ours(store):
     episodes = [about for i, h in enumerate(store) for about in _episodes_of(i, h)]
     return _Export(spaces, _our_metadata(store, known), episodes, leaves, True)
 
-# %% ../../nbs/data/05_minari.ipynb #2321ead7
+# %% ../../nbs/data/05_minari.ipynb #af8848ea
 def _our_metadata(store, known):
     "What the metadata of a dataset say about a store; `known`: whether it has logprobs."
     histories = [dict(lengths=h.lengths.tolist(), **about_history(h)) for h in store]
@@ -242,7 +242,7 @@ def _episodes_of(i, history):
 
 def _simple(x): return x if isinstance(x, (int, float, str)) else json.dumps(x)
 
-# %% ../../nbs/data/05_minari.ipynb #d7b90c17
+# %% ../../nbs/data/05_minari.ipynb #5077a675
 def _export_theirs(facts, rest):
     metadata, dtypes = facts["metadata"], facts["dtypes"]
     spaces = _minari_spaces(metadata)
@@ -261,7 +261,7 @@ def _export_of(store, data_format):
 
 _FORMATS = ["hdf5", "arrow"]  # back ends of Minari
 
-# %% ../../nbs/data/05_minari.ipynb #d4713bf3
+# %% ../../nbs/data/05_minari.ipynb #d402d4af
 def _refuse_nul(store):
     for i, h in enumerate(store):
         for k in ("state", "action"):
@@ -271,7 +271,7 @@ def _refuse_nul(store):
 
 def _has_nul(x): return x.dtype == object and any("\0" in text for text in x)
 
-# %% ../../nbs/data/05_minari.ipynb #bb4bee63
+# %% ../../nbs/data/05_minari.ipynb #c335b97e
 def _tuples(space, x):
     "Nested dicts of arrays with tuples where `space` has them."
     parts = _parts(space)
@@ -291,14 +291,14 @@ def _buffers(store, export, bar):
         yield _buffer(_nested(export.leaves(n, episode)), export.episodes[n], export.spaces)
         bar.update(len(episode))
 
-# %% ../../nbs/data/05_minari.ipynb #51ef4599
+# %% ../../nbs/data/05_minari.ipynb #182df7b0
 def _buffer(parts, about, spaces):
     parts["infos"] = _writable(parts["infos"]) if parts.get("infos") else None
     for k, space in zip(("observations", "actions"), spaces): parts[k] = _tuples(space, parts[k])
     buffer = import_module("minari.data_collector").EpisodeBuffer
     return buffer(**parts, seed=about.get("seed"), options=about.get("options"))
 
-# %% ../../nbs/data/05_minari.ipynb #d5ac7b11
+# %% ../../nbs/data/05_minari.ipynb #3345c22c
 _GIVEN = ("total_episodes", "total_steps", "data_format", "jpeg_encoding", "observation_space", "action_space",
           "dataset_size", "dataset_id", "minari_version")  # Minari says that itself, of a dataset
 _GIVEN_OF_EPISODE = ("id", "seed", "options", "total_steps")
@@ -344,7 +344,7 @@ def to_minari(
         if export.ours: copy_beside(store.path, work / "data" / "ad_distill")
     return minari.MinariDataset(folder / "data")
 
-# %% ../../nbs/data/05_minari.ipynb #e2fb592d
+# %% ../../nbs/data/05_minari.ipynb #3c2cc1b1
 def _bar(doing, transitions, shown):
     return tqdm(total=int(transitions), unit=" transitions", unit_scale=True, desc=doing, disable=not shown)
 
@@ -368,7 +368,7 @@ def _folder_of(dataset):
     raise UserError(f"{dataset} is no dataset of Minari: neither a folder with one nor the id of one that is on this "
                     "machine (`minari list local` lists them, `minari download ID` gets one)")
 
-# %% ../../nbs/data/05_minari.ipynb #034648b1
+# %% ../../nbs/data/05_minari.ipynb #51d61d1e
 def _minari_space(metadata, which):
     "The observation or action space that the metadata of a dataset describe."
     try: return _space(metadata[f"{which}_space"])
@@ -387,7 +387,7 @@ def _in_order(space, d):
     if isinstance(space, Dict): return Dict(OrderedDict((k, _in_order(space[k], x)) for k, x in d["subspaces"].items()))
     return space
 
-# %% ../../nbs/data/05_minari.ipynb #cb4f2b2c
+# %% ../../nbs/data/05_minari.ipynb #76d08ab5
 _PARTS = ("observations", "actions", "rewards", "terminations", "truncations", "infos")
 
 def _plain_values(d):
@@ -416,7 +416,7 @@ def _trajectory(leaves, theirs, spaces, logprob=None):
                       logprob=np.full(n, np.nan) if logprob is None else logprob, spaces=spaces,
                       terminated=part["terminations"].astype(bool), truncated=part["truncations"].astype(bool))
 
-# %% ../../nbs/data/05_minari.ipynb #f62f0f4f
+# %% ../../nbs/data/05_minari.ipynb #73fd168f
 _WHOLE = "only a whole one can become the store again"
 
 def _read_ours(facts, episodes, out):
@@ -441,7 +441,7 @@ def _our_episode(episodes, place, spaces, known):
     logprob = leaves.pop("infos/logprob")[:-1] if known else None
     return _trajectory(leaves, (spaces.state, spaces.action), spaces, logprob)
 
-# %% ../../nbs/data/05_minari.ipynb #3ef06d99
+# %% ../../nbs/data/05_minari.ipynb #7d0a2dc0
 def _task_of(metadata, env):
     "The task of a dataset: the environment that it names, or `env`; None if it came from a store, which has its own."
     spec = _env_spec(metadata)
@@ -465,7 +465,7 @@ def _env_params(spec):
     if spec.get("kwargs"): params["kwargs"] = json.dumps(spec["kwargs"])
     return params
 
-# %% ../../nbs/data/05_minari.ipynb #b17975e9
+# %% ../../nbs/data/05_minari.ipynb #599fe79f
 def _read_theirs(dataset, metadata, task, episodes, out):
     "A store with one history of the episodes of somebody else's dataset, and beside it what that cannot hold."
     n = len(dataset.episode_indices)
@@ -485,7 +485,7 @@ def _source_of(metadata):
 
 def _first_seed(beside): return beside.episodes[0]["metadata"].get("seed") or 0
 
-# %% ../../nbs/data/05_minari.ipynb #d94361e0
+# %% ../../nbs/data/05_minari.ipynb #6b575923
 def _their_episode(i, leaves, about, theirs, beside):
     "The part of episode `i` that a history holds; the rest goes to `beside`."
     dtypes = beside.facts["dtypes"]

@@ -45,7 +45,7 @@ def history_schema(
                  logprob=pa.float32(), terminated=pa.uint8(), truncated=pa.uint8())
     return pa.schema([(k, kinds[k]) for k in COLUMNS])
 
-# %% ../../nbs/data/01_store.ipynb #0937275c
+# %% ../../nbs/data/01_store.ipynb #6f51b280
 def _arrow_column(x, kind):
     "Column `x` of a history as an Arrow array of type `kind`."
     if pa.types.is_string(kind): return pa.array(x.tolist(), kind)
@@ -70,7 +70,7 @@ def text_array(
     column[:] = texts
     return column
 
-# %% ../../nbs/data/01_store.ipynb #77034bf2
+# %% ../../nbs/data/01_store.ipynb #8ea3418b
 def at_ends(
     x: np.ndarray,        # (e,) a value for each episode
     lengths: np.ndarray,  # (e,) transitions of each
@@ -101,7 +101,7 @@ def column_offsets(
     batch = pa.ipc.read_record_batch(data, schema)
     return {k: address - data.address for k, address in _addresses(batch).items()}
 
-# %% ../../nbs/data/01_store.ipynb #1df50c36
+# %% ../../nbs/data/01_store.ipynb #f9e1790f
 ABOUT = ("task", "source", "seed", "versions")  # what the index says about each history
 
 def index_entry(
@@ -120,7 +120,7 @@ def _short(lengths):
     alike = len(set(lengths.tolist())) == 1
     return int(lengths[0]) if alike else lengths.tolist()
 
-# %% ../../nbs/data/01_store.ipynb #f152709a
+# %% ../../nbs/data/01_store.ipynb #084d0021
 def about_history(
     history: History,  # any
 ) -> dict[str, Any]:   # task, source, seed and versions
@@ -147,7 +147,7 @@ def _read_header(path):
 
 def _bad_header(path, why): return UserError(f"{path}/store.json is damaged: {why}")
 
-# %% ../../nbs/data/01_store.ipynb #09a6ae62
+# %% ../../nbs/data/01_store.ipynb #7b6cb4f0
 def _header_json(path):
     "What stands in store.json."
     if path.is_file(): raise _no_store(path, "it is a file")
@@ -158,7 +158,7 @@ def _header_json(path):
 
 def _no_store(path, why): return UserError(f"{path} is not a store: {why}")
 
-# %% ../../nbs/data/01_store.ipynb #fd4b3894
+# %% ../../nbs/data/01_store.ipynb #141fcddd
 _UNREADABLE = (pa.ArrowException, OSError, EOFError)  # what Arrow raises where a file is not its own
 
 def _check_schema(path, head, spaces):
@@ -179,7 +179,7 @@ def _read_schema(file, head):
 
 def _schema_str(schema): return ", ".join(f"{field.name} {field.type}" for field in schema)
 
-# %% ../../nbs/data/01_store.ipynb #45144dca
+# %% ../../nbs/data/01_store.ipynb #d11e6d80
 def _json_line(d):
     "`d` as a line of the index."
     return json.dumps(d, separators=(",", ":"), allow_nan=False).encode() + b"\n"
@@ -193,7 +193,7 @@ def _entry(line):
         return d if all(type(d[k]) in kinds for k, kinds in _KINDS.items()) else None
     except (ValueError, KeyError, TypeError): return None
 
-# %% ../../nbs/data/01_store.ipynb #7c8b91a4
+# %% ../../nbs/data/01_store.ipynb #0fd3493d
 def _follows(d, n, end):
     "Whether entry `d` is that of history `n`, whose bytes begin at `end` (None: anywhere)."
     if d is None or d.get("n") != n: return False
@@ -210,7 +210,7 @@ def _entries(path):
             end = d["offset"] + d["size"]
             yield d, len(line)
 
-# %% ../../nbs/data/01_store.ipynb #e457ec9a
+# %% ../../nbs/data/01_store.ipynb #134a163e
 def _open_part(path, name):
     "A file that every store has."
     try: return open(path / name, "rb")
@@ -220,7 +220,7 @@ def _bad_line(path, n):
     return UserError(f"{path}/index.jsonl is damaged: line {n + 1} does not describe history {n}; restore the file "
                      "from a copy, or delete the store and generate it again")
 
-# %% ../../nbs/data/01_store.ipynb #de8ccb1e
+# %% ../../nbs/data/01_store.ipynb #09e6c1ef
 def _remove(path):
     "Delete a file or a folder, if it is there."
     if path.is_dir() and not path.is_symlink(): shutil.rmtree(path)
@@ -232,7 +232,7 @@ def _sync_path(path):
     try: os.fsync(fd)
     finally: os.close(fd)
 
-# %% ../../nbs/data/01_store.ipynb #8d26df44
+# %% ../../nbs/data/01_store.ipynb #c2e0b380
 @contextlib.contextmanager
 def write_aside(
     path: str | Path,      # file or folder that is to be there whole or not at all
@@ -255,7 +255,7 @@ def _put_in_place(work, path, shared):
     except OSError:
         if not (shared and path.is_dir()): raise  # else another process was faster
 
-# %% ../../nbs/data/01_store.ipynb #c688ed4d
+# %% ../../nbs/data/01_store.ipynb #62899ec9
 @contextlib.contextmanager
 def new_folder(
     out: str | Path,  # must not be there yet, or be empty
@@ -286,7 +286,7 @@ def _room(path, doing):
         raise StoreFull(e.errno, f"no room left while {doing} ({os.strerror(e.errno)}); whatever was written "
                         "before is safe: make room and run the same command again", str(path)) from e
 
-# %% ../../nbs/data/01_store.ipynb #9991c82e
+# %% ../../nbs/data/01_store.ipynb #d7d79bdb
 def write_at(
     fd: int,     # an open file
     at: int,     # byte to begin at
@@ -328,7 +328,7 @@ class StoreWriter:
 
     def __len__(self) -> int: return self._n
 
-# %% ../../nbs/data/01_store.ipynb #b61cf648
+# %% ../../nbs/data/01_store.ipynb #eaf2a9cd
 _FSYNC_S = 1.  # seconds between two fsyncs
 
 @patch
@@ -358,7 +358,7 @@ def _count(self: StoreWriter, size, line_size):
     self._end += size
     self._index_end += line_size
 
-# %% ../../nbs/data/01_store.ipynb #d741ef27
+# %% ../../nbs/data/01_store.ipynb #f0b54825
 @patch
 def _cut(self: StoreWriter):
     "Drop what follows the last complete history."
@@ -371,7 +371,7 @@ def _sync(self: StoreWriter):
     os.fsync(self._index)
     self._synced = time.monotonic()
 
-# %% ../../nbs/data/01_store.ipynb #29a42995
+# %% ../../nbs/data/01_store.ipynb #c03f1ed8
 @patch
 def has(self: StoreWriter,
     i: int,    # number of a history
@@ -391,7 +391,7 @@ def put(self: StoreWriter,
     self._append_bytes(*packed)
     self._drain()
 
-# %% ../../nbs/data/01_store.ipynb #ab7fe160
+# %% ../../nbs/data/01_store.ipynb #0515d095
 @patch
 def _must_be_open(self: StoreWriter):
     if not self._files: raise UserError(f"{self.path}: the writer is not open; use it in a `with` block")
@@ -411,7 +411,7 @@ def _append_bytes(self: StoreWriter, data, entry):
         return entry
     self.append(write)
 
-# %% ../../nbs/data/01_store.ipynb #61df45b9
+# %% ../../nbs/data/01_store.ipynb #d269e64f
 @patch
 def _set_aside(self: StoreWriter, i, data, entry):
     "Keep history `i` until its turn."
@@ -442,7 +442,7 @@ def _drain(self: StoreWriter):
 @patch
 def _part(self: StoreWriter, i): return self._parts_dir / f"{i:08}.part"
 
-# %% ../../nbs/data/01_store.ipynb #7d817163
+# %% ../../nbs/data/01_store.ipynb #a2b76200
 @patch
 def _start(self: StoreWriter):
     "Make the store, or find out how far the one that is there got."
@@ -455,7 +455,7 @@ def _start(self: StoreWriter):
     self._find_parts()
     self._drain()
 
-# %% ../../nbs/data/01_store.ipynb #e1b9d03e
+# %% ../../nbs/data/01_store.ipynb #e9fb64c1
 @patch
 def _lock(self: StoreWriter):
     "Open both files and keep other writers out."
@@ -478,7 +478,7 @@ def _opened(self: StoreWriter, name):
     self._files.append(fd)
     return fd
 
-# %% ../../nbs/data/01_store.ipynb #31d2cc65
+# %% ../../nbs/data/01_store.ipynb #0261d79c
 @patch
 def _finish(self: StoreWriter):
     self._cut()
@@ -498,7 +498,7 @@ def _close_all():
 
 os.register_at_fork(after_in_child=_close_all)
 
-# %% ../../nbs/data/01_store.ipynb #03bb8cb5
+# %% ../../nbs/data/01_store.ipynb #c6dd5fba
 @patch
 def _refuse_foreign(self: StoreWriter):
     "Refuse a directory without store.json that holds what no writer leaves behind."
@@ -512,7 +512,7 @@ def _is_unfinished(self: StoreWriter, file):
     most = {"transitions.arrow": self._schema.serialize().size, "index.jsonl": 0, "store.json.tmp": math.inf}  # bytes
     return file.name in most and file.stat().st_size <= most[file.name]
 
-# %% ../../nbs/data/01_store.ipynb #189928d0
+# %% ../../nbs/data/01_store.ipynb #6b83a5ba
 @patch
 def _make_folder(self: StoreWriter):
     self._refuse_foreign()
@@ -530,7 +530,7 @@ def _make(self: StoreWriter):
     with write_aside(self.path / "store.json", sync=True) as work:
         work.write_text(json.dumps(header, indent=2) + "\n")
 
-# %% ../../nbs/data/01_store.ipynb #9eb68214
+# %% ../../nbs/data/01_store.ipynb #88cc2d7e
 def _flat(d, at=""):
     "Nested dicts as one, with dotted keys."
     out = {}
@@ -555,7 +555,7 @@ def _differences(there, here):
     keys = [k for k in {**there, **here} if there.get(k) != here.get(k)]
     return [f"{k} is {there.get(k)!r} there and {here.get(k)!r} here" for k in keys]
 
-# %% ../../nbs/data/01_store.ipynb #3240623e
+# %% ../../nbs/data/01_store.ipynb #744b03fa
 _VERIFY = 2 ** 29  # bytes at the end whose checksums a writer verifies when it goes on
 
 def _crc_at(fd, at, size):
@@ -587,7 +587,7 @@ def _n_whole(self: StoreWriter, places):
         if _crc_at(self._data, p.offset, p.size) != p.crc32: good = i
     return good
 
-# %% ../../nbs/data/01_store.ipynb #85b6dd61
+# %% ../../nbs/data/01_store.ipynb #acef354c
 @patch
 def _resume(self: StoreWriter):
     "Find the end of what is complete, and cut off the rest."
@@ -598,7 +598,7 @@ def _resume(self: StoreWriter):
     self._cut()
     self._synced = time.monotonic()
 
-# %% ../../nbs/data/01_store.ipynb #4ada50cf
+# %% ../../nbs/data/01_store.ipynb #d69e7991
 def _warn_lost(path, first, last):
     warnings.warn(f"{path}: histories {first} to {last} did not reach the disk whole; they have to be made again")
 
@@ -646,7 +646,7 @@ class Store:
 
     def __iter__(self): return (self[i] for i in range(len(self)))
 
-# %% ../../nbs/data/01_store.ipynb #75aef08d
+# %% ../../nbs/data/01_store.ipynb #ec6426a8
 @patch
 def _read_index(self: Store):
     numbers, at, lengths = _index_lists(self.path)
@@ -668,14 +668,14 @@ def _index_lists(path):
 
 def _table(numbers, columns): return np.array(numbers, np.int64).reshape(-1, columns).T.copy()  # (columns, histories)
 
-# %% ../../nbs/data/01_store.ipynb #6d72201a
+# %% ../../nbs/data/01_store.ipynb #18d8c815
 def _all_lengths(lengths, episodes):
     "(e,) int32: the length of every episode; a history whose episodes are all of one length has a single number."
     if all(type(x) is int for x in lengths): return np.repeat(np.array(lengths, np.int32), episodes)
     each = (itertools.repeat(x, n) if type(x) is int else x for x, n in zip(lengths, episodes.tolist()))
     return np.fromiter(itertools.chain.from_iterable(each), np.int32)
 
-# %% ../../nbs/data/01_store.ipynb #98c47f8a
+# %% ../../nbs/data/01_store.ipynb #cf99f2a0
 @patch
 def _set_lengths(self: Store, lengths, episodes):
     before = np.append(0, np.cumsum(lengths, dtype=np.int64))  # (e + 1,) rows before each episode of the store
@@ -692,7 +692,7 @@ def _check_lengths(self: Store, lengths, rows):
         raise UserError(f"{self.path}/index.jsonl is damaged: the lengths of the episodes of history {i} do not "
                         "fit its rows")
 
-# %% ../../nbs/data/01_store.ipynb #0a79d806
+# %% ../../nbs/data/01_store.ipynb #6d389e19
 @patch
 def _map_file(self: Store):
     needed = int(self._offset[-1] + self._size[-1]) if len(self) else 1
@@ -707,7 +707,7 @@ def _cut_off(path, there, needed):
     return UserError(f"{path}/transitions.arrow is cut off: it has {there} bytes, the index tells of {needed}; copy it "
                      "again, or run the command that made the store again to complete it")
 
-# %% ../../nbs/data/01_store.ipynb #4f480820
+# %% ../../nbs/data/01_store.ipynb #190df818
 class _Column(NamedTuple):
     "A fixed-width column in the map."
     dtype: np.dtype
@@ -734,7 +734,7 @@ def _find_columns(self: Store):
     fixed = [k for k in COLUMNS if kinds[k][0] != object]
     self._columns = {k: _column_at(*kinds[k], begins[k]) for k in fixed}
 
-# %% ../../nbs/data/01_store.ipynb #03bff386
+# %% ../../nbs/data/01_store.ipynb #b3fbba69
 @patch
 def _batch(self: Store, i):
     "History `i` as an Arrow record batch in the map."
@@ -759,7 +759,7 @@ def _damaged(self: Store, i):
     return UserError(f"{self.path}/transitions.arrow is damaged: history {i} is not what was written; restore the "
                      "file from a copy, or delete the store and generate it again")
 
-# %% ../../nbs/data/01_store.ipynb #47fafcc6
+# %% ../../nbs/data/01_store.ipynb #a6c8fedb
 @patch
 def verify(self: Store,
     i: int | None = None,  # number of a history; default: all
@@ -785,7 +785,7 @@ def _number(self: Store, i):
     if not -len(self) <= n < len(self): raise IndexError(f"history {n} of a store of {len(self)}")
     return n % len(self)
 
-# %% ../../nbs/data/01_store.ipynb #42cc162b
+# %% ../../nbs/data/01_store.ipynb #c0fcca9e
 @patch
 def _numbers(self: Store, name, i):
     "Column `name` of history `i`, where it lies in the map."
@@ -804,7 +804,7 @@ def _about(self: Store, i):
         d = json.loads(f.read(self._line_size[i]))
     return {k: d[k] for k in ABOUT}
 
-# %% ../../nbs/data/01_store.ipynb #f9be9923
+# %% ../../nbs/data/01_store.ipynb #8ca68a6e
 @patch
 def lengths(self: Store,
     i: int,       # number of a history
@@ -818,7 +818,7 @@ def n_transitions(self: Store) -> int:
     "Transitions of all histories together."
     return int(self._n_rows.sum())
 
-# %% ../../nbs/data/01_store.ipynb #9587caa1
+# %% ../../nbs/data/01_store.ipynb #0c55ae83
 @patch
 def _shown(self: Store):
     "What a reader wants to know of the store, as text by name."
@@ -843,13 +843,13 @@ def __repr__(self: Store):
 @patch
 def _repr_html_(self: Store): return html_table(f"Store {self.path}", ("", ""), self._shown().items(), most=99)
 
-# %% ../../nbs/data/01_store.ipynb #64b2fd31
+# %% ../../nbs/data/01_store.ipynb #715311a7
 @patch
 def gather(self: Store,
     columns: str | tuple[str, ...],  # name of a column, or several names
     history: np.ndarray,  # int array: numbers of histories
     row: np.ndarray,      # int array, broadcast with `history`: rows within these histories
-    run: int | None = None,  # read so many rows from each `row` on, which is faster than to name them one by one
+    run: int | None = None,  # rows to read from each `row` on; faster than to name them one by one
 ) -> np.ndarray:          # (*broadcast, *value), or (*broadcast, run, *value); a dict of them for several names
     "Values at any rows of any histories, copied. Checksums are not verified here; `verify` does that."
     history, row = np.asarray(history), np.asarray(row)
@@ -863,7 +863,7 @@ def _check_rows(self: Store, history, row, n):
     if row.size and (row.min() < 0 or n < 0 or (row + n > self._n_rows[history]).any()):
         raise IndexError(f"rows {row.min()} to {row.max() + n - 1} came, and some lie outside their history")
 
-# %% ../../nbs/data/01_store.ipynb #2fce322d
+# %% ../../nbs/data/01_store.ipynb #58feb789
 @patch
 def _take(self: Store, name, history, row, run):
     if name not in self._columns: raise UserError(self._no_column(name))
@@ -890,7 +890,7 @@ def _no_column(self: Store, name):
     if name in COLUMNS: return f"column {name} is text, which has no fixed width: use store[i].columns[{name!r}]"
     return nearest(name, self._columns, "column")
 
-# %% ../../nbs/data/01_store.ipynb #706b0938
+# %% ../../nbs/data/01_store.ipynb #8a3697bf
 @patch
 def to_dataset(self: Store) -> Any:  # a `datasets.Dataset`
     "The rows as a `datasets.Dataset` of Hugging Face, mapped from the same file."
@@ -900,7 +900,7 @@ def to_dataset(self: Store) -> Any:  # a `datasets.Dataset`
     batches = map(self._batch, range(len(self)))  # the file ends in a history that is not complete
     return Dataset(InMemoryTable(pa.Table.from_batches(batches, history_schema(self.spaces))))
 
-# %% ../../nbs/data/01_store.ipynb #785f500d
+# %% ../../nbs/data/01_store.ipynb #78e1c9eb
 _OURS = ("store.json", "transitions.arrow", "index.jsonl", "parts")
 
 def copy_beside(

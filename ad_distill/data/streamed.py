@@ -20,7 +20,7 @@ from .store import StoreWriter, about_history, column_offsets, history_schema, i
 from ..registry import UserError
 from ..trajectory import History
 
-# %% ../../nbs/data/02_streamed.ipynb #0caf6bf9
+# %% ../../nbs/data/02_streamed.ipynb #e36a32d5
 _MOST_TEXT = 2 ** 31 - 1  # bytes of text in a column: Arrow counts them in 32 bits
 
 class _ColumnFiles:
@@ -50,7 +50,7 @@ class _ColumnFiles:
         if any(letters): self._append(name, np.frombuffer(b"".join(letters), np.uint8))
         self._append(f"{name}.ends", ends.astype(np.int32))
 
-# %% ../../nbs/data/02_streamed.ipynb #defbc7be
+# %% ../../nbs/data/02_streamed.ipynb #0b8719ca
 @patch
 def batch(self: _ColumnFiles, schema):
     "A record batch over maps of the files, and the maps."
@@ -80,7 +80,7 @@ def _text_offsets(self: _ColumnFiles, name):
     return pa.py_buffer(bytes(4) + ends)
 
 # %% ../../nbs/data/02_streamed.ipynb #f6c0414d
-_PIECE = 2 ** 23  # bytes that are handed on at once
+_PIECE = 2 ** 23  # bytes that are passed on at once
 
 class _Sink(io.RawIOBase):
     "What Arrow writes goes to place `at` of a file, but for the first `skip` bytes: the head of the stream."
@@ -94,15 +94,15 @@ class _Sink(io.RawIOBase):
         data = memoryview(data).cast("B")
         skipped = min(len(data), self.skip)
         self.skip -= skipped
-        for i in range(skipped, len(data), _PIECE): self._hand_on(data[i:i + _PIECE])
+        for i in range(skipped, len(data), _PIECE): self._pass_on(data[i:i + _PIECE])
         return len(data)
 
-    def _hand_on(self, part):
+    def _pass_on(self, part):
         write_at(self.fd, self.at + self.size, part)
         self.crc32, self.size = zlib.crc32(part, self.crc32), self.size + len(part)
         for m in self.maps: m.madvise(mmap.MADV_DONTNEED)
 
-# %% ../../nbs/data/02_streamed.ipynb #15f32aa1
+# %% ../../nbs/data/02_streamed.ipynb #0af52567
 @patch
 def write(self: _ColumnFiles, schema, fd, at):
     "Write the history to a place of an open file; its entry of the index."

@@ -1,4 +1,4 @@
-"""A run of any length on its way into a store: packed into flat files as it is read, then handed on in pieces
+"""A run of any length on its way into a store: packed into flat files as it is read, then passed on in pieces
 
 Docs: https://ad-distill.github.io/ad_distill/rlhf/packing.html.md"""
 
@@ -7,7 +7,7 @@ Docs: https://ad-distill.github.io/ad_distill/rlhf/packing.html.md"""
 # %% auto #0
 __all__ = ['PackedRollouts', 'packed_pieces']
 
-# %% ../../nbs/rlhf/03_packing.ipynb #f8a39db7
+# %% ../../nbs/rlhf/03_packing.ipynb #7def2f2d
 import math
 from array import array
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ from .rollouts import Rollout
 from .rollouts import token_states
 from ..trajectory import History, Spaces, column_dtype
 
-# %% ../../nbs/rlhf/03_packing.ipynb #fc98e3aa
+# %% ../../nbs/rlhf/03_packing.ipynb #de54a4a8
 _HELD = 2 ** 20  # numbers of a column that are held in memory
 
 class _NumberFile:
@@ -48,7 +48,7 @@ class _NumberFile:
         count = -1 if stop is None else stop - start
         return np.fromfile(self.path, dtype, count, offset=start * dtype.itemsize)
 
-# %% ../../nbs/rlhf/03_packing.ipynb #88f1b340
+# %% ../../nbs/rlhf/03_packing.ipynb #bdb77ec7
 # columns of numbers and their types, as `array` has them; text is bytes
 _CODES = dict(prompt="i", prompt_n="i", token="i", token_n="i", logprob="f", score="d", paid="f", paid_n="i", ended="b")
 
@@ -71,7 +71,7 @@ class PackedRollouts:
         "No more rollouts follow."
         for column in self.columns.values(): column.close()
 
-# %% ../../nbs/rlhf/03_packing.ipynb #05b75ee3
+# %% ../../nbs/rlhf/03_packing.ipynb #5dcabf22
 @patch
 def add(self: PackedRollouts,
     r: Rollout,  # the next one
@@ -96,7 +96,7 @@ def _tokens(r):
     if not completion: raise TypeError("it has no token at all")
     return dict(prompt=prompt, token=completion, logprob=_logprobs(r, len(completion)))
 
-# %% ../../nbs/rlhf/03_packing.ipynb #a978f2d3
+# %% ../../nbs/rlhf/03_packing.ipynb #a4987b5a
 def _logprobs(r, n):
     logprob = array("f", [math.nan] * n if r.logprobs is None else r.logprobs)
     if len(logprob) != n: raise TypeError(f"it has {len(logprob)} logprobs for {n} tokens")
@@ -108,7 +108,7 @@ def _note_tokens(self: PackedRollouts, prompt, completion):
     tokens = prompt + completion
     self.highest, self.lowest = max(self.highest, max(tokens)), min(self.lowest, min(tokens))
 
-# %% ../../nbs/rlhf/03_packing.ipynb #614469be
+# %% ../../nbs/rlhf/03_packing.ipynb #c6061fe8
 _ROOM = 2 ** 22  # bytes of states (of text) in a piece
 
 def _spans(total):
@@ -126,7 +126,7 @@ def _bytes_before(packed, ends, spaces):
     if packed.text: return ends["prompt"] + ends["token"]
     return ends["token"] * (spaces.state.nvec.size * column_dtype(spaces.state).itemsize)
 
-# %% ../../nbs/rlhf/03_packing.ipynb #4a996a60
+# %% ../../nbs/rlhf/03_packing.ipynb #7e116e56
 def packed_pieces(
     packed: PackedRollouts,  # closed
     spaces: Spaces,          # `token_spaces` or `text_spaces`, of the history
@@ -140,7 +140,7 @@ def packed_pieces(
         piece = _read_piece(packed, ends, first, last)
         yield History(*history_columns(piece, spaces), spaces, **about)
 
-# %% ../../nbs/rlhf/03_packing.ipynb #82b98917
+# %% ../../nbs/rlhf/03_packing.ipynb #6a7e0789
 def _read_piece(packed, ends, first, last):
     "The columns of rollouts `first` to `last`; a column without `ends` has one number a rollout."
     def read(k, column):
@@ -148,7 +148,7 @@ def _read_piece(packed, ends, first, last):
         return column.read(ends[k][first], ends[k][last])
     return {k: read(k, column) for k, column in packed.columns.items()}
 
-# %% ../../nbs/rlhf/03_packing.ipynb #be9f94ea
+# %% ../../nbs/rlhf/03_packing.ipynb #03a8751d
 def _padded(flat, counts, shape, fill):
     "(e, p): rows of `counts` numbers each, filled behind."
     rows = np.full(shape, fill, flat.dtype)
@@ -171,7 +171,7 @@ def _states(piece, spaces):
     prompts = _padded(piece["prompt"], piece["prompt_n"], shape, vocab).astype(kind)  # (e, p)
     return token_states(prompts, action, lengths, vocab), action
 
-# %% ../../nbs/rlhf/03_packing.ipynb #1e0c98aa
+# %% ../../nbs/rlhf/03_packing.ipynb #e6452b3f
 def _rewards(piece):
     "(t,): the score with the last token, or what was paid token by token."
     reward = at_ends(piece["score"].astype(np.float32), piece["token_n"])
@@ -179,7 +179,7 @@ def _rewards(piece):
     reward[by_token] = piece["paid"]
     return reward
 
-# %% ../../nbs/rlhf/03_packing.ipynb #894acbee
+# %% ../../nbs/rlhf/03_packing.ipynb #44a67ad4
 def _decoded(data, counts):
     "(e,): texts of `counts` bytes each."
     data, ends = data.tobytes(), _ends(counts).tolist()
