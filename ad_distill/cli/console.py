@@ -58,15 +58,17 @@ def failure_of(
     if isinstance(e, OSError): return _os_failure(e)
 
 # %% ../../nbs/cli/01_console.ipynb #da7eff5e
+_IMPORTED = "ad_distill.imported"  # where click keeps it while a command runs
+
 def _import_modules(ctx, param, names):
     "What `--import` does."
     if ctx.resilient_parsing: return  # completion in a shell, which runs nothing
     for name in names: import_here(name)
-    ctx.meta[imported.__name__] = names
+    ctx.meta[_IMPORTED] = names
 
 def imported() -> tuple[str, ...]:
     "The modules that `--import` named for the command that is running."
-    return click.get_current_context().meta.get(imported.__name__, ())
+    return click.get_current_context().meta.get(_IMPORTED, ())
 
 class Command(click.Command):
     "A command that can import modules of the user's own."
