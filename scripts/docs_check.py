@@ -1,11 +1,12 @@
-"""Is the website in _docs whole? Links, anchors, pictures, navigation and API pages, and then every page in headless Chromium.
+"""Is the website in _docs whole? Links, anchors, pictures, navigation, API pages; then every page in headless Chromium.
 
     python scripts/docs_check.py [FOLDER] [--no-browser | --need-browser] [--shots FOLDER]
 
-The first part needs Python alone. The second opens every page, wide and narrow, light and dark, in a Chromium or Chrome that it finds by itself
-or under the name in AD_DISTILL_CHROMIUM, and looks for errors on the console, for what could not be loaded, and for pages that are wider than the
-screen. Without a browser it says so and leaves that part out; `--need-browser` makes that a failure. `--shots` keeps a picture of every page.
-The browser is spoken to through a pipe (Chrome DevTools Protocol), so nothing has to be installed beside it.
+The first part needs Python alone. The second opens every page, wide and narrow, light and dark, in a Chromium or
+Chrome that it finds by itself or under the name in AD_DISTILL_CHROMIUM, and looks for errors on the console, for what
+could not be loaded, and for pages that are wider than the screen. Without a browser it says so and leaves that part
+out; `--need-browser` makes that a failure. `--shots` keeps a picture of every page. The browser is spoken to through a
+pipe (Chrome DevTools Protocol), so nothing has to be installed beside it.
 """
 import argparse
 import base64
@@ -13,6 +14,7 @@ import functools
 import http.server
 import json
 import os
+import posixpath
 import select
 import shutil
 import subprocess
@@ -24,16 +26,22 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome")
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome",
+            "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome")
 SILENCE = 120  # seconds without a word from the browser, after which it counts as hung
 SCREENS = {"wide": (1360, 900, "light"), "phone": (390, 844, "dark")}
+FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
+         "--disable-extensions", "--disable-background-networking", "--remote-debugging-pipe")
 
 
 class Page(HTMLParser):
     "What a page holds: ids, links, pictures, title and headings."
     def __init__(self, path):
         super().__init__()
-        self.ids, self.links, self.images, self.menu, self.h1, self.title, self.tables = [], [], [], [], 0, "", {}
+        self.ids, self.links, self.images = [], [], []
+        self.menu = []  # links of the navigation
+        self.h1, self.title = 0, ""
+        self.tables = {}  # id of a heading -> tables below it
         self.open, self.last = [], ""
         self.feed(path.read_text(encoding="utf-8"))
 
@@ -42,7 +50,7 @@ class Page(HTMLParser):
         if a.get("id"): self.ids.append(a["id"])
         if tag in ("h1", "h2", "h3", "h4"): self.last = a.get("id") or ""
         if tag == "h1": self.h1 += 1
-        if tag == "table": self.tables.setdefault(self.last, 0); self.tables[self.last] += 1
+        if tag == "table": self.tables[self.last] = self.tables.get(self.last, 0) + 1
         if tag in ("nav", "title"): self.open.append((tag, a.get("id", "")))
         if tag in ("a", "link") and a.get("href"):
             self.links.append(a["href"])
@@ -58,49 +66,89 @@ class Page(HTMLParser):
 
 
 def inside(here, link, base):
-    "File and anchor of an internal link; None for one that leads elsewhere."
-    if link.startswith(base): link = link.removeprefix(base).lstrip("/") or "index.html"
+    "File (from the top of the site) and anchor of an internal link on the page `here`; None for one that leads away."
+    if base and link.startswith(base): link = "/" + (link.removeprefix(base).lstrip("/") or "index.html")
     u = urlsplit(link)
     if u.scheme or u.netloc: return None
-    return unquote(u.path).lstrip("/") or here, unquote(u.fragment)
+    path = unquote(u.path)
+    if not path: return here, unquote(u.fragment)
+    from_top = path.lstrip("/") if path.startswith("/") else posixpath.join(posixpath.dirname(here), path)
+    return posixpath.normpath(from_top), unquote(u.fragment)
+
+
+def html_files(folder):
+    "The pages of a site, by their path from its top."
+    return {p.relative_to(folder).as_posix(): p for p in sorted(folder.rglob("*.html"))}
+
+
+def page_faults(name, page):
+    "What is wrong with a page by itself."
+    if page.h1 != 1: yield f"{page.h1} headings of the first level, not 1"
+    if not page.title.strip(): yield "no title"
+    for i in sorted({i for i in page.ids if page.ids.count(i) > 1}): yield f"two elements with the id {i!r}"
+    for src, alt in page.images:
+        if not (alt or "").strip(): yield f"a picture without alt text: {src[:80]}"
+    if name.startswith("exp_") and not page.images: yield "an experiment without a picture"
+
+
+def link_faults(name, page, pages, folder, base):
+    "Links of a page that lead nowhere."
+    for link in dict.fromkeys(page.links):
+        if (to := inside(name, link, base)) is None: continue
+        path, anchor = to
+        is_known = not anchor or anchor == "top" or path not in pages or anchor in pages[path].ids
+        if not (folder / path).is_file(): yield f"dead link: {link}"
+        elif not is_known: yield f"no such anchor: {link}"
 
 
 def static(folder, base=""):
     "What is wrong, as a list of lines, without a browser."
-    pages, wrong = {p.name: Page(p) for p in sorted(folder.glob("*.html"))}, []
+    pages, wrong = {name: Page(p) for name, p in html_files(folder).items()}, []
     if "index.html" not in pages: return [f"{folder}: no index.html; `make docs` builds the website"]
     for name, page in pages.items():
-        if page.h1 != 1: wrong.append(f"{name}: {page.h1} headings of the first level, not 1")
-        if not page.title.strip(): wrong.append(f"{name}: no title")
-        for i in sorted({i for i in page.ids if page.ids.count(i) > 1}): wrong.append(f"{name}: two elements with the id {i!r}")
-        for src, alt in page.images:
-            if not (alt or "").strip(): wrong.append(f"{name}: a picture without alt text: {src[:80]}")
-        for link in dict.fromkeys(page.links):
-            if (to := inside(name, link, base or "\0")) is None: continue
-            path, anchor = to
-            if not (folder / path).is_file(): wrong.append(f"{name}: dead link: {link}")
-            elif anchor and path in pages and anchor not in pages[path].ids and anchor != "top": wrong.append(f"{name}: no such anchor: {link}")
-        if name.startswith("exp_") and not page.images: wrong.append(f"{name}: an experiment without a picture")
-    reached = {to[0] for link in pages["index.html"].menu if (to := inside("index.html", link, base or "\0"))}
-    wrong += [f"{name}: the navigation of the home page does not lead there" for name in sorted(pages.keys() - reached)]
-    return wrong
+        faults = [*page_faults(name, page), *link_faults(name, page, pages, folder, base)]
+        wrong += [f"{name}: {fault}" for fault in faults]
+    led = [inside("index.html", link, base) for link in pages["index.html"].menu]
+    reached = {to[0] for to in led if to}
+    lost = sorted(pages.keys() - reached)
+    return wrong + [f"{name}: the navigation of the home page does not lead there" for name in lost]
 
 
 def api(folder):
-    "Public names of the package that have no place of their own on its page, or no table although they have parameters."
+    "Public names of the package that have no place of their own on its page, or parameters and no table of them."
     from ad_distill.dev.api_docs import inspect, modules, page_of, parameters, public_names
     wrong = []
     for m in modules():
-        names = [(n, v) for n, v in public_names(m) if (inspect.isfunction(v) or inspect.isclass(v)) and v.__module__ == m.__name__]
-        if not names: continue
-        if not (path := folder / page_of(m.__name__)).is_file():
+        own = [(n, v) for n, v in public_names(m) if inspect.isfunction(v) or inspect.isclass(v)]
+        own = [(n, v) for n, v in own if v.__module__ == m.__name__]
+        if not own: continue
+        name = page_of(m.__name__)
+        if not (folder / name).is_file():
             wrong.append(f"{m.__name__}: no page")
             continue
-        page = Page(path)
-        for n, v in names:
-            if n.lower() not in page.ids: wrong.append(f"{path.name}: {n} has no entry")
-            elif parameters(v) and not page.tables.get(n.lower()): wrong.append(f"{path.name}: {n} has no table of its parameters")
+        page = Page(folder / name)
+        for n, v in own:
+            if n.lower() not in page.ids: wrong.append(f"{name}: {n} has no entry")
+            elif parameters(v) and not page.tables.get(n.lower()):
+                wrong.append(f"{name}: {n} has no table of its parameters")
     return wrong
+
+
+def complaint(event, site):
+    "What an event of the browser complains of, as a line; None where it does not."
+    p, method = event.get("params", {}), event["method"]
+    if method == "Runtime.exceptionThrown":
+        details = p["exceptionDetails"]
+        return "error: " + details.get("exception", {}).get("description", details["text"]).split("\n")[0]
+    if method == "Runtime.consoleAPICalled" and p["type"] in ("error", "assert"):
+        return "console: " + " ".join(str(a.get("value", "")) for a in p["args"])
+    if method == "Log.entryAdded" and p["entry"]["level"] == "error":
+        url = p["entry"].get("url", "")
+        if urlsplit(url).path == "/favicon.ico": return None
+        return f"console: {p['entry']['text']} {url}".strip()
+    if method == "Network.requestWillBeSent" and not p["request"]["url"].startswith((site, "data:", "blob:")):
+        return f"loads from the network: {p['request']['url'][:100]}"
+    return None
 
 
 class Browser:
@@ -108,12 +156,16 @@ class Browser:
     def __init__(self, path):
         down, self.out = os.pipe()
         self.inn, up = os.pipe()
-        self.home, self.n, self.buffer, self.events = tempfile.TemporaryDirectory(ignore_cleanup_errors=True), 0, b"", []
-        flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--disable-extensions", "--disable-background-networking",
-                 "--remote-debugging-pipe", f"--user-data-dir={self.home.name}", "about:blank"]
-        self.process = subprocess.Popen(["bash", "-c", f'exec "$0" "$@" 3<&{down} 4>&{up}', path, *flags], pass_fds=(down, up), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        os.close(down), os.close(up)
-        target = next(t for t in self.call("Target.getTargets")["targetInfos"] if t["type"] == "page")["targetId"]
+        self.home = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+        self.n, self.buffer, self.events, self.session = 0, b"", [], None
+        command = f'exec "$0" "$@" 3<&{down} 4>&{up}'  # the browser reads from 3 and writes to 4
+        arguments = [path, *FLAGS, f"--user-data-dir={self.home.name}", "about:blank"]
+        self.process = subprocess.Popen(["bash", "-c", command, *arguments], pass_fds=(down, up),
+                                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        os.close(down)
+        os.close(up)
+        targets = self.call("Target.getTargets")["targetInfos"]
+        target = next(t["targetId"] for t in targets if t["type"] == "page")
         self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"): self.call(f"{domain}.enable")
 
@@ -121,7 +173,8 @@ class Browser:
         "The next message."
         until = time.monotonic() + SILENCE
         while b"\0" not in self.buffer:
-            if not select.select([self.inn], [], [], max(0, until - time.monotonic()))[0]: raise TimeoutError
+            left = max(0, until - time.monotonic())
+            if not select.select([self.inn], [], [], left)[0]: raise TimeoutError
             if not (got := os.read(self.inn, 1 << 16)): raise RuntimeError("the browser ended")
             self.buffer += got
         message, self.buffer = self.buffer.split(b"\0", 1)
@@ -130,7 +183,8 @@ class Browser:
     def call(self, method, **params):
         "Call it, and wait for what it gives."
         self.n += 1
-        message = {"id": self.n, "method": method, "params": params, **({"sessionId": self.session} if hasattr(self, "session") else {})}
+        message = {"id": self.n, "method": method, "params": params}
+        if self.session: message["sessionId"] = self.session
         os.write(self.out, json.dumps(message).encode() + b"\0")
         while True:
             got = self._read()
@@ -141,32 +195,31 @@ class Browser:
 
     def script(self, code):
         "The value of an expression on the page."
-        return self.call("Runtime.evaluate", expression=code, returnByValue=True, awaitPromise=True)["result"].get("value")
+        found = self.call("Runtime.evaluate", expression=code, returnByValue=True, awaitPromise=True)
+        return found["result"].get("value")
 
     def open(self, url):
-        """Load a page; the complaints of the browser about it. It looks for /favicon.ico by itself where a page names no
-        icon: that there is none is no fault of the page. One that a page does name is a link, which the first part checks."""
+        """Load a page; the complaints of the browser about it. Where a page names no icon it asks for /favicon.ico by
+        itself: that there is none is no fault of the page. An icon that a page does name and that is not there is a
+        dead link of the first part."""
         self.events.clear()
         self.call("Page.navigate", url=url)
         while not any(e.get("method") == "Page.loadEventFired" for e in self.events): self.events.append(self._read())
-        self.script("Promise.all([...document.images].map(i => { i.loading = 'eager'; return i.decode().catch(() => 0); })).then(() => 1)")
-        found = []
-        for e in self.events:
-            p = e.get("params", {})
-            if e["method"] == "Log.entryAdded" and urlsplit(p["entry"].get("url", "")).path == "/favicon.ico": continue
-            if e["method"] == "Runtime.exceptionThrown": found.append("error: " + p["exceptionDetails"].get("exception", {}).get("description", p["exceptionDetails"]["text"]).split("\n")[0])
-            if e["method"] == "Runtime.consoleAPICalled" and p["type"] in ("error", "assert"): found.append("console: " + " ".join(str(a.get("value", "")) for a in p["args"]))
-            if e["method"] == "Log.entryAdded" and p["entry"]["level"] == "error": found.append(f"console: {p['entry']['text']} {p['entry'].get('url', '')}".strip())
-            if e["method"] == "Network.requestWillBeSent" and not p["request"]["url"].startswith((url.rsplit("/", 1)[0], "data:", "blob:")): found.append(f"loads from the network: {p['request']['url'][:100]}")
-        return found
+        self.script(DECODE)
+        site = "/".join(url.split("/")[:3])
+        complaints = [complaint(e, site) for e in self.events if "method" in e]
+        return [c for c in complaints if c]
 
     def close(self):
         "End it, and wait for its end."
         try: os.write(self.out, json.dumps({"id": 0, "method": "Browser.close"}).encode() + b"\0")
         except OSError: pass
         try: self.process.wait(20)
-        except subprocess.TimeoutExpired: self.process.kill(), self.process.wait()
-        os.close(self.out), os.close(self.inn)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        os.close(self.out)
+        os.close(self.inn)
         self.home.cleanup()
 
 
@@ -180,42 +233,61 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *args): pass
 
 
+DECODE = """Promise.all([...document.images].map(i => { i.loading = 'eager'; return i.decode().catch(() => 0); }))
+  .then(() => 1)"""
 MISSING = "[...document.images].filter(i => !i.naturalWidth).map(i => i.getAttribute('src'))"
-TOO_WIDE = """document.documentElement.scrollWidth <= innerWidth + 1 ? '' : [...document.querySelectorAll('main *')].filter(e => e.getBoundingClientRect().right > innerWidth + 1
-  && !e.closest('pre, .wide, .sourceCode')).map(e => e.tagName + ' ' + e.textContent.slice(0, 40)).slice(0, 2).join('; ') || 'something'"""
+TOO_WIDE = """document.documentElement.scrollWidth <= innerWidth + 1 ? '' : [...document.querySelectorAll('main *')]
+  .filter(e => e.getBoundingClientRect().right > innerWidth + 1 && !e.closest('pre, .wide, .sourceCode'))
+  .map(e => e.tagName + ' ' + e.textContent.slice(0, 40)).slice(0, 2).join('; ') || 'something'"""
+SEARCH = """(() => { const i = document.getElementById('search'), f = document.getElementById('found');
+  if (!i || !f) return '';
+  const ask = w => { i.value = w; i.dispatchEvent(new Event('input'));
+    return [...f.querySelectorAll('a')].map(a => a.href); };
+  const hits = ask('make_task'), none = ask('qqqxyzzy'); ask('');
+  return hits.some(h => h.endsWith('ADDRESS')) && !none.length ? ''
+    : 'search for make_task finds ' + (hits.join(', ') || 'nothing'); })()"""
 
 
-def search_works(browser):
+def search_works(browser, home):
     "The search box of the preview, typed into; empty where a page has no such box."
-    return browser.script("""(() => { const i = document.getElementById('search'), f = document.getElementById('found'); if (!i || !f) return '';
-      const ask = w => { i.value = w; i.dispatchEvent(new Event('input')); return [...f.querySelectorAll('a')].map(a => a.getAttribute('href')); };
-      const hits = ask('make_task'), none = ask('qqqxyzzy'); ask('');
-      return hits.some(h => h.endsWith('#make_task')) && !none.length ? '' : 'search for make_task finds ' + (hits.join(', ') || 'nothing'); })()""")
+    return browser.script(SEARCH.replace("ADDRESS", f"{home}/tasks.html#make_task"))
 
 
 def shown(folder, browser_path, shots=None):
     "What is wrong with the pages as a browser shows them."
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
+    handler = functools.partial(Quiet, directory=str(folder))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    wrong, browser = [], Browser(browser_path)
+    home = f"http://127.0.0.1:{server.server_port}"
+    wrong, browser, pages = [], Browser(browser_path), html_files(folder)
+    searched = {"index.html", next((name for name in pages if "/" in name), "index.html")}  # one at the top, one below
     try:
         for screen, (width, height, scheme) in SCREENS.items():
-            browser.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=screen == "phone")
+            browser.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1,
+                         mobile=screen == "phone")
             browser.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
-            for p in sorted(folder.glob("*.html")):
-                at = f"{p.name} ({screen}, {scheme})"
-                wrong += [f"{at}: {what}" for what in dict.fromkeys(browser.open(f"http://127.0.0.1:{server.server_port}/{p.name}"))]
-                wrong += [f"{at}: missing picture: {src}" for src in browser.script(MISSING)]
-                if wide := browser.script(TOO_WIDE): wrong.append(f"{at}: wider than the screen: {wide}")
-                if p.name == "index.html" and (bad := search_works(browser)): wrong.append(f"{at}: {bad}")
-                if shots:
-                    shots.mkdir(parents=True, exist_ok=True)
-                    (shots / f"{p.stem}-{screen}.png").write_bytes(base64.b64decode(browser.call("Page.captureScreenshot", format="png")["data"]))
+            for name in pages:
+                found = list(dict.fromkeys(browser.open(f"{home}/{name}")))
+                found += [f"missing picture: {src}" for src in browser.script(MISSING)]
+                if wide := browser.script(TOO_WIDE): found.append(f"wider than the screen: {wide}")
+                if name in searched and (bad := search_works(browser, home)): found.append(bad)
+                wrong += [f"{name} ({screen}, {scheme}): {what}" for what in found]
+                if shots: take_shot(browser, shots / f"{Path(name).with_suffix('')}-{screen}.png")
     finally:
         browser.close()
         server.shutdown()
         server.server_close()
     return wrong
+
+
+def take_shot(browser, path):
+    "A picture of what the browser shows."
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(base64.b64decode(browser.call("Page.captureScreenshot", format="png")["data"]))
+
+
+NO_BROWSER = ("No Chromium was found: install it (Debian: apt-get install chromium; macOS: brew install --cask "
+              "chromium), or name one in AD_DISTILL_CHROMIUM.")
 
 
 def main():
@@ -224,21 +296,21 @@ def main():
     cli.add_argument("--no-browser", action="store_true", help="check files only")
     cli.add_argument("--need-browser", action="store_true", help="fail where there is no browser")
     cli.add_argument("--no-api", action="store_true", help="leave out whether every public name has its entry")
-    cli.add_argument("--base", default="https://ad-distill.github.io/ad_distill", help="address of the website: absolute links that begin so are internal")
+    cli.add_argument("--base", default="https://ad-distill.github.io/ad_distill",
+                     help="address of the website: absolute links that begin so are internal")
     cli.add_argument("--shots", type=Path, help="folder for a picture of every page")
     a = cli.parse_args()
     wrong = static(a.folder, a.base)
-    n = len(list(a.folder.glob("*.html")))
-    if not (a.no_api or wrong[:1] and "no index.html" in wrong[0]): wrong += api(a.folder)
+    n = len(html_files(a.folder))
+    is_built = (a.folder / "index.html").is_file()
+    if is_built and not a.no_api: wrong += api(a.folder)
     browser = None if a.no_browser or not n else find_browser()
     if browser: wrong += shown(a.folder, browser, a.shots)
-    elif not a.no_browser:
-        how = "No Chromium was found: install it (Debian: apt-get install chromium; macOS: brew install --cask chromium), or name one in AD_DISTILL_CHROMIUM."
-        if a.need_browser: wrong.append(how)
-        else: print(how + " The pages were not opened in a browser; their files were checked.")
+    elif a.need_browser: wrong.append(NO_BROWSER)
+    elif not a.no_browser: print(f"{NO_BROWSER} The pages were not opened in a browser; their files were checked.")
     for line in wrong: print(line)
-    checked = f"{n} pages" + (", opened wide and narrow, light and dark" if browser else "")
-    print(f"{checked}: {f'{len(wrong)} faults' if wrong else 'no fault found'}")
+    how = ", opened wide and narrow, light and dark" if browser else ""
+    print(f"{n} pages{how}: {f'{len(wrong)} faults' if wrong else 'no fault found'}")
     return 1 if wrong else 0
 
 

@@ -5,7 +5,6 @@
 
 Cells are matched by their source; progress bars and paths of this machine stay out; then run `nbdev-clean`.
 """
-import re
 import sys
 from pathlib import Path
 
@@ -19,13 +18,15 @@ def kept(output, folder):
         output.text = output.text.replace(f"{folder}/", "")
     for kind, data in output.get("data", {}).items():
         if kind.startswith("text/"): output.data[kind] = data.replace(f"{folder}/", "")
-    output.pop("execution_count", None) if output.output_type != "execute_result" else output.update(execution_count=None)
+    output.pop("execution_count", None)
+    if output.output_type == "execute_result": output.execution_count = None
     return output
 
 
 def main(executed, notebook):
     done, nb = nbformat.read(executed, 4), nbformat.read(notebook, 4)
-    outputs = {c.source: c.outputs for c in done.cells if c.cell_type == "code" and not re.search("injected", str(c.metadata))}
+    ran = [c for c in done.cells if c.cell_type == "code" and "injected" not in str(c.metadata)]
+    outputs = {c.source: c.outputs for c in ran}
     missing = [c.source[:60] for c in nb.cells if c.cell_type == "code" and c.source not in outputs]
     if missing: sys.exit(f"{executed} was not made from {notebook}: it lacks the cell {missing[0]!r}")
     folder = Path(executed).resolve().parent

@@ -33,7 +33,8 @@ def links(md):
         path = path[3:] if path.startswith("../") else f"{nbs}/{path}"
         return f"{m[1]}({path}{m[3]})"
     parts = re.split(r"(```.*?```|`[^`\n]+`)", md, flags=re.S)  # code stays as it is
-    return "".join(p if i % 2 else re.sub(r"(\])\(([^()\s]+)((?:\s+\"[^\"]*\")?)\)", fix, p) for i, p in enumerate(parts))
+    link = re.compile(r"(\])\(([^()\s]+)((?:\s+\"[^\"]*\")?)\)")
+    return "".join(part if i % 2 else link.sub(fix, part) for i, part in enumerate(parts))
 
 
 def markdown(src):
@@ -85,7 +86,8 @@ if __name__ == "__main__":
     md, files = convert(json.loads((root / index).read_text(encoding="utf-8")))
     wanted = {"README.md": md.encode(), **files}
     there = {p.relative_to(root).as_posix() for p in (root / pictures).glob("*")} | {"README.md"}
-    wrong = [f for f, b in wanted.items() if not (root / f).is_file() or (root / f).read_bytes() != b] + sorted(there - wanted.keys())
+    differ = [f for f, b in wanted.items() if not (root / f).is_file() or (root / f).read_bytes() != b]
+    wrong = differ + sorted(there - wanted.keys())
     if check:
         if wrong: sys.exit(f"out of step with {index}: {', '.join(wrong)}; run python scripts/make_readme.py")
     else:

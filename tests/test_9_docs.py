@@ -18,29 +18,76 @@ GUIDES = [p for p in PAGES if not re.match(r"\d|exp_|index", p.name)]
 
 
 def cells(path, kind):
-    return ["".join(c["source"]) for c in json.loads(path.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == kind]
+    "The sources of the cells of a kind."
+    every = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    return ["".join(c["source"]) for c in every if c["cell_type"] == kind]
 
 
 @pytest.mark.parametrize("path", GUIDES, ids=[p.stem for p in GUIDES])
 def test_guide_runs(path, tmp_path):
-    python(RUN.replace("sys.argv[1]", repr(str(path))).replace("sys.argv[2]", "''"), cwd=tmp_path, timeout=900)
+    code = RUN.replace("sys.argv[1]", repr(str(path))).replace("sys.argv[2]", "''")
+    python(code, cwd=tmp_path, timeout=900)
+
+
+def test_the_python_of_the_readme_runs(tmp_path):
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    code = "\n".join(re.findall(r"^```python\n(.*?)^```", readme, re.M | re.S))
+    lines = [line for line in code.splitlines() if line.strip()]
+    assert 8 <= len(lines) <= 12 and lines[0].startswith("from ad_distill import ")
+    printed = python(code, cwd=tmp_path, timeout=600).stdout
+    first, last = map(float, re.findall(r"\d\.\d+", printed))
+    assert last > first + 0.2, printed
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= 900
+
+
+def test_sidebar_and_table_of_notebooks_are_true():
+    done = subprocess.run([sys.executable, ROOT / "scripts/make_sidebar.py", "--check"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_names_in_the_glossary_are_public():
+    "A word in backticks is a public name, or the name of a registered serializer or of a scale."
+    import ad_distill
+    from ad_distill.dev.api_docs import modules, public_names
+    from ad_distill.language.serializer import make_serializer  # registers those that come with the package
+    from ad_distill.registry import SERIALIZERS
+    assert make_serializer
+    public = {*ad_distill.__all__, *(name for m in modules() for name, _ in public_names(m))}
+    typed_words = {*SERIALIZERS, "smoke", "small", "full", "ad_distill", "code"}
+    text = "\n".join(cells(NBS / "guides/glossary.ipynb", "markdown"))
+    words = set(re.findall(r"`(\w+)`", text))
+    assert len(words & public) > 20
+    assert not words - public - typed_words
+
+
+def test_style_is_measured():
+    printed = python("import runpy; runpy.run_path('scripts/style.py', run_name='__main__')", cwd=ROOT).stdout
+    rows = dict(re.findall(r"^\| (.+?) \| (.+?) \|$", printed, re.M))
+    assert {"lines over 120 characters, package", "body lines with a comment, in tensor code"} <= rows.keys()
+    assert int(rows["words in the README"]) <= 900
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda p: p.relative_to(NBS).as_posix())
 def test_the_first_text_is_title_and_summary_alone(path):
     "nbdev makes the page's head of that cell, and drops what else stands in it."
     title = next(c for c in cells(path, "markdown") if re.search(r"^# ", c, re.M))
-    assert re.fullmatch(r"# [^\n]+\n\n> [^\n]+\s*", title), f"text behind the summary would be lost: put it into a cell of its own\n{title[:300]}"
+    is_alone = re.fullmatch(r"# [^\n]+\n\n> [^\n]+\s*", title)
+    assert is_alone, f"text behind the summary would be lost: put it into a cell of its own\n{title[:300]}"
 
 
 def typed():
     "The lines with `ad_distill COMMAND ...` in the code blocks of pages and documents."
     texts = {p.relative_to(NBS).as_posix(): "\n".join(cells(p, "markdown")) for p in PAGES}
-    texts |= {p.name: p.read_text(encoding="utf-8") for p in (ROOT / "README.md", ROOT / "CONTRIBUTING.md")}
+    for p in (ROOT / "README.md", ROOT / "CONTRIBUTING.md"): texts[p.name] = p.read_text(encoding="utf-8")
     for name, text in texts.items():
-        blocks = re.findall(r"^```\n(.*?)^```|((?:^    [^\n]*\n)+)", re.sub(r" *\\\n\s*", " ", text) + "\n", re.M | re.S)
-        for line in "".join(a + b for a, b in blocks).splitlines():
-            if m := re.match(r"\s*(?:[A-Z_]+=\S+ )*(?:.*-m )?ad_distill ([a-z].*)", line): yield name, re.split(r"\s+(?:#|>)\s", m[1] + " ")[0]
+        text = re.sub(r" *\\\n\s*", " ", text) + "\n"  # continued lines
+        blocks = re.findall(r"^```\n(.*?)^```|((?:^    [^\n]*\n)+)", text, re.M | re.S)
+        for line in "".join(fenced + indented for fenced, indented in blocks).splitlines():
+            found = re.match(r"\s*(?:[A-Z_]+=\S+ )*(?:.*-m )?ad_distill ([a-z].*)", line)
+            if found: yield name, re.split(r"\s+(?:#|>)\s", found[1] + " ")[0]
 
 
 def parse(line):
@@ -78,7 +125,8 @@ def test_help_shows_the_flow_in_its_order():
 
 
 def test_completion():
-    done = subprocess.run([sys.executable, "-m", "ad_distill"], env={"PATH": "", "_AD_DISTILL_COMPLETE": "bash_source"}, capture_output=True, text=True)
+    env = {"PATH": "", "_AD_DISTILL_COMPLETE": "bash_source"}
+    done = subprocess.run([sys.executable, "-m", "ad_distill"], env=env, capture_output=True, text=True)
     assert "_ad_distill_completion" in done.stdout, done.stderr
 
 
@@ -88,9 +136,11 @@ def test_the_preview_is_whole(copy):
     assert len(list(site.rglob("*.html"))) == len(PAGES)
     wrong = docs_check.static(site, "https://ad-distill.github.io/ad_distill") + docs_check.api(site)
     assert not wrong, "\n".join(wrong)
-    entries = json.loads((site / "search.js").read_text(encoding="utf-8").removeprefix("window.SEARCH = ").rstrip(";\n"))
-    assert {"tasks.html#make_task", "guide_results.html#what-a-falling-loss-hides"} <= {e["u"] for e in entries}
+    index = (site / "search.js").read_text(encoding="utf-8")
+    entries = json.loads(index.removeprefix("window.SEARCH = ").rstrip(";\n"))
+    wanted = {"tasks.html#make_task", "guides/reading_results.html#what-a-falling-loss-hides"}
+    assert wanted <= {e["u"] for e in entries}
     browser = docs_check.find_browser()
-    if browser is None: pytest.skip("no Chromium here: the files of all pages were checked, but not what a browser makes of them")
+    if browser is None: pytest.skip("no Chromium here: the files of all pages were checked, but not in a browser")
     wrong = docs_check.shown(site, browser)
     assert not wrong, "\n".join(wrong)

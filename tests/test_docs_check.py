@@ -8,37 +8,74 @@ from conftest import ROOT
 sys.path.insert(0, str(ROOT / "scripts"))
 import docs_check
 
-GOOD = """<!DOCTYPE html><html><head><title>{title}</title></head><body><nav><a href="index.html">a</a><a href="https://here.org/other.html#part">b</a></nav>
+GOOD = """<!DOCTYPE html><html><head><title>{title}</title></head><body>
+<nav><a href="index.html">a</a><a href="https://here.org/other.html#part">b</a></nav>
 <main><h1 id="top">A</h1><h2 id="part">B</h2><p>{text}</p></main>{more}</body></html>"""
 PIXEL = b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><path d="M0 0h9v9z"/></svg>'
 BROWSER = docs_check.find_browser()
 
 
 def site(folder, text="fine", more="", title="A page"):
+    "A small website whose page `other` is as asked for."
     (folder / "p.svg").write_bytes(PIXEL)
-    for name in ("index.html", "other.html"): (folder / name).write_text(GOOD.format(title=title, text=text if name == "other.html" else "fine", more=more if name == "other.html" else ""))
+    (folder / "index.html").write_text(GOOD.format(title=title, text="fine", more=""))
+    (folder / "other.html").write_text(GOOD.format(title=title, text=text, more=more))
     return folder
 
 
+def nested(folder, text):
+    "The same with a page in a folder, which the home page leads to."
+    site(folder, more='<nav><a href="deep/page.html">c</a></nav>')
+    (folder / "deep").mkdir()
+    page = GOOD.format(title="Deep", text=text, more="").replace('"index.html"', '"../index.html"')
+    (folder / "deep/page.html").write_text(page)
+    home = (folder / "index.html").read_text()
+    (folder / "index.html").write_text(home.replace("<nav>", '<nav><a href="deep/page.html">c</a>'))
+    return folder
+
+
+HERE = "https://here.org"
+
+
 def test_a_good_site_has_no_fault(tmp_path):
-    assert docs_check.static(site(tmp_path, '<img src="p.svg" alt="a triangle"> <a href="index.html#part">there</a> <a href="https://elsewhere.org/x">away</a>'), "https://here.org") == []
+    links = '<a href="index.html#part">there</a> <a href="https://elsewhere.org/x">away</a>'
+    assert docs_check.static(site(tmp_path, f'<img src="p.svg" alt="a triangle"> {links}'), HERE) == []
+
+
+@pytest.mark.parametrize("text, found", [
+    ('<a href="../other.html#part">up</a> <img src="../p.svg" alt="x"> <a href="page.html#top">self</a>', None),
+    (f'<a href="{HERE}/other.html#part">from the top</a> <a href="/p.svg">from the top</a>', None),
+    ('<a href="other.html">x</a>', "deep/page.html: dead link: other.html"),
+    ('<img src="p.svg" alt="x">', "deep/page.html: dead link: p.svg"),
+    ('<a href="../other.html#gone">x</a>', "deep/page.html: no such anchor: ../other.html#gone")])
+def test_links_of_a_page_in_a_folder(tmp_path, text, found):
+    wrong = docs_check.static(nested(tmp_path, text), HERE)
+    assert wrong == ([found] if found else [])
 
 
 @pytest.mark.parametrize("text, title, found", [
-    ('<a href="gone.html">x</a>', "A", "dead link: gone.html"), ('<a href="https://here.org/gone.html">x</a>', "A", "dead link: https://here.org/gone.html"),
-    ('<a href="index.html#gone">x</a>', "A", "no such anchor: index.html#gone"), ('<a href="#gone">x</a>', "A", "no such anchor: #gone"),
-    ('<img src="p.svg">', "A", "without alt text: p.svg"), ('<img src="p.svg" alt=" ">', "A", "without alt text"), ('<img src="gone.png" alt="x">', "A", "dead link: gone.png"),
+    ('<a href="gone.html">x</a>', "A", "dead link: gone.html"),
+    (f'<a href="{HERE}/gone.html">x</a>', "A", f"dead link: {HERE}/gone.html"),
+    ('<a href="index.html#gone">x</a>', "A", "no such anchor: index.html#gone"),
+    ('<a href="#gone">x</a>', "A", "no such anchor: #gone"),
+    ('<img src="p.svg">', "A", "without alt text: p.svg"),
+    ('<img src="p.svg" alt=" ">', "A", "without alt text"),
+    ('<img src="gone.png" alt="x">', "A", "dead link: gone.png"),
     ('<link rel="icon" href="/favicon.ico">', "A", "dead link: /favicon.ico"),
     ('<link rel="icon" href="gone.ico">', "A", "dead link: gone.ico"),
-    ('<b id="part">x</b>', "A", "two elements with the id 'part'"), ("<h1>again</h1>", "A", "2 headings of the first level"), ("x", " ", "no title")])
+    ('<b id="part">x</b>', "A", "two elements with the id 'part'"),
+    ("<h1>again</h1>", "A", "2 headings of the first level"),
+    ("x", " ", "no title")])
 def test_faults_in_files(tmp_path, text, title, found):
-    assert any(found in line for line in docs_check.static(site(tmp_path, text, title=title), "https://here.org"))
+    wrong = docs_check.static(site(tmp_path, text, title=title), HERE)
+    assert any(found in line for line in wrong)
 
 
 def test_navigation_and_pictures_of_experiments(tmp_path):
     (site(tmp_path) / "exp_x.html").write_text(GOOD.format(title="X", text="x", more=""))
-    wrong = docs_check.static(tmp_path, "https://here.org")
-    assert [w.split(": ")[1] for w in wrong] == ["an experiment without a picture", "the navigation of the home page does not lead there"]
+    wrong = docs_check.static(tmp_path, HERE)
+    assert wrong == ["exp_x.html: an experiment without a picture",
+                     "exp_x.html: the navigation of the home page does not lead there"]
 
 
 def test_nothing_there(tmp_path):
@@ -46,24 +83,37 @@ def test_nothing_there(tmp_path):
 
 
 def test_a_public_name_without_entry_is_found(tmp_path):
-    (tmp_path / "api_docs.html").write_text("<h3 id=apitable>x</h3>")
+    from ad_distill.dev.api_docs import page_of
+    name = page_of("ad_distill.dev.api_docs")
+    assert name == "dev/api_docs.html"
+    (tmp_path / "dev").mkdir()
+    (tmp_path / name).write_text("<h3 id=apitable>x</h3>")
     wrong = docs_check.api(tmp_path)
-    assert "api_docs.html: reference has no entry" in wrong and "api_docs.html: ApiTable has no entry" not in wrong and "ad_distill.data.store: no page" in wrong
+    assert f"{name}: reference has no entry" in wrong and f"{name}: ApiTable has no entry" not in wrong
+    assert "ad_distill.data.store: no page" in wrong
 
 
-@pytest.mark.parametrize("options, code, said", [(["--no-browser"], 0, "no fault found"), ([], 0, "apt-get install chromium"), (["--need-browser"], 1, "apt-get install chromium")])
+@pytest.mark.parametrize("options, code, said", [
+    (["--no-browser"], 0, "no fault found"),
+    ([], 0, "apt-get install chromium"),
+    (["--need-browser"], 1, "apt-get install chromium")])
 def test_without_a_browser_it_says_so(tmp_path, monkeypatch, options, code, said):
     monkeypatch.setenv("AD_DISTILL_CHROMIUM", "no-such-browser")
-    done = subprocess.run([sys.executable, ROOT / "scripts/docs_check.py", site(tmp_path), "--no-api", "--base", "https://here.org", *options], capture_output=True, text=True)
+    command = [sys.executable, ROOT / "scripts/docs_check.py", site(tmp_path), "--no-api", "--base", HERE, *options]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == code and said in done.stdout, done.stdout + done.stderr
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
 @pytest.mark.parametrize("text, more, found", [
-    ("fine", "", None), ("fine", "<script>nothing.there()</script>", "ReferenceError"), ("fine", "<script>console.error('bad day')</script>", "bad day"),
-    ('<img src="gone.png" alt="x">', "", "missing picture: gone.png"), ('<p style="width:3000px">long</p>', "", "wider than the screen"),
+    ("fine", "", None),
+    ("fine", "<script>nothing.there()</script>", "ReferenceError"),
+    ("fine", "<script>console.error('bad day')</script>", "bad day"),
+    ('<img src="gone.png" alt="x">', "", "missing picture: gone.png"),
+    ('<p style="width:3000px">long</p>', "", "wider than the screen"),
     ("fine", '<script src="http://localhost:1/x.js"></script>', "loads from the network")])
 def test_faults_in_a_browser(tmp_path, text, more, found):
     wrong = docs_check.shown(site(tmp_path, text, more), BROWSER, tmp_path / "shots")
     assert any(found in w for w in wrong) if found else wrong == [], wrong
-    assert {p.name for p in (tmp_path / "shots").glob("*.png")} == {"index-wide.png", "index-phone.png", "other-wide.png", "other-phone.png"}
+    shots = {p.name for p in (tmp_path / "shots").glob("*.png")}
+    assert shots == {"index-wide.png", "index-phone.png", "other-wide.png", "other-phone.png"}

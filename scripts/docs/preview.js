@@ -1,6 +1,7 @@
 // Menu on a phone, dark or light, and search. No library, no network: the index is search.js.
 (function () {
   const at = id => document.getElementById(id);
+  const root = document.documentElement.dataset.root || "";  // from this page to the home page
 
   const menu = at("menu"), sidebar = at("sidebar");
   menu.addEventListener("click", () => menu.setAttribute("aria-expanded", sidebar.classList.toggle("open")));
@@ -8,9 +9,9 @@
   if (here && here.offsetTop > sidebar.clientHeight) sidebar.scrollTop = here.offsetTop - sidebar.clientHeight / 2;
 
   at("theme").addEventListener("click", () => {
-    const root = document.documentElement, dark = getComputedStyle(root).colorScheme === "dark";
-    root.dataset.theme = dark ? "light" : "dark";
-    try { localStorage.setItem("theme", root.dataset.theme); } catch (e) { /* not kept */ }
+    const html = document.documentElement, dark = getComputedStyle(html).colorScheme === "dark";
+    html.dataset.theme = dark ? "light" : "dark";
+    try { localStorage.setItem("theme", html.dataset.theme); } catch (e) { /* not kept */ }
   });
 
   const input = at("search"), found = at("found");
@@ -35,7 +36,7 @@
     found.hidden = !words.length;
     if (!words.length) return;
     const hits = (window.SEARCH || []).map(e => [score(e, words), e]).filter(h => h[0]).sort((a, b) => b[0] - a[0]).slice(0, 12);
-    found.innerHTML = hits.map(h => `<a href="${safe(h[1].u)}"><b>${safe(h[1].h || h[1].p)}</b>${h[1].h ? " &middot; " + safe(h[1].p) : ""}<small>${snippet(h[1], words)}</small></a>`).join("") || "<p>Nothing found.</p>";
+    found.innerHTML = hits.map(h => `<a href="${safe(root + h[1].u)}"><b>${safe(h[1].h || h[1].p)}</b>${h[1].h ? " &middot; " + safe(h[1].p) : ""}<small>${snippet(h[1], words)}</small></a>`).join("") || "<p>Nothing found.</p>";
   }
   input.addEventListener("input", show);
   input.addEventListener("focus", show);
