@@ -18,14 +18,17 @@ CONTEXT = 200
 
 class WindowAgent:
     "Keeps the last transitions and reads them all again to choose an action."
-    def __init__(self, model, seeds): self.model, self.draws, self.window = model, StreamDraws(seeds), None
+    def __init__(self, model, seeds):
+        self.model, self.draws = model, StreamDraws(seeds)
+        self.window = None  # columns, each (b, t, ...)
 
     @torch.inference_mode()
     def act(self, state):
         b = len(state)
         unknown = [torch.zeros(b, 1, dtype=dtype) for dtype in (torch.long, torch.float, torch.float, torch.bool)]
         now = [torch.from_numpy(state)[:, None], *unknown]
-        self.window = [torch.cat([old[:, 1 - CONTEXT:], new], 1) for old, new in zip(self.window, now)] if self.window else now
+        if self.window is None: self.window = now
+        else: self.window = [torch.cat([old[:, 1 - CONTEXT:], new], 1) for old, new in zip(self.window, now)]
         logits = self.model.action_head(self.model.hidden(*self.window)[:, -1])
         self.taken = self.model.action_head.sample(logits, torch.from_numpy(self.draws())[:, None])
         return tuple(x.numpy() for x in self.taken)
@@ -35,6 +38,11 @@ class WindowAgent:
         action, logprob = self.taken
         known = action, torch.from_numpy(reward), logprob, torch.from_numpy(terminated | truncated)
         for column, value in zip(self.window[1:], known): column[:, -1] = value
+
+
+def assert_same_actions(ours, theirs):
+    if not np.array_equal(ours["action"], theirs["action"]):
+        raise AssertionError("the cache and the window choose different actions")
 
 
 def act_vs_recompute(quick: bool) -> dict:
@@ -51,12 +59,13 @@ def act_vs_recompute(quick: bool) -> dict:
     fill = CONTEXT // task.horizon  # until here the window is all there is, and both have to choose the same
     seeds = stream_seeds(0, np.arange(streams), 1)
     ours, theirs = (play(agent(model, seeds[:8]), 8, fill) for agent in (RLAgent, WindowAgent))
-    if not np.array_equal(ours["action"], theirs["action"]): raise AssertionError("the cache and the window choose different actions")
+    assert_same_actions(ours, theirs)
 
     cached, window = RLAgent(model, seeds), WindowAgent(model, seeds)
     seen = play(cached, streams, fill)
     seen["state"], seen["action"] = seen["state"].astype(int), seen["action"].astype(int)
-    window.window = [torch.from_numpy(seen[k]).transpose(0, 1) for k in ("state", "action", "reward", "logprob", "truncated")]
+    columns = [seen[k] for k in ("state", "action", "reward", "logprob", "truncated")]
+    window.window = [torch.from_numpy(column).transpose(0, 1) for column in columns]  # (b, t, ...)
 
     def steps(agent, n_episodes):  # the context stays full from one call to the next
         play(agent, streams, n_episodes)
@@ -64,7 +73,8 @@ def act_vs_recompute(quick: bool) -> dict:
 
     result = compare(lambda: steps(cached, episodes), lambda: steps(window, 1), pairs)
     return {**result, "unit": "environment steps per CPU-second", "target": {"ratio": 40, "ours": 20e3},
-            "what": f"2 layers, width 64, context {CONTEXT}, full; {streams} streams, environment included; theirs: model.hidden(window)"}
+            "what": f"2 layers, width 64, context {CONTEXT}, full; {streams} streams, environment included; "
+                    "theirs: model.hidden(window)"}
 
 
 class WholeContext(Context):
@@ -80,29 +90,41 @@ def act_text_vs_recompute(quick: bool) -> dict:
     serializer = make_serializer("compact", task.spaces)
     env = task.make_env(np.resize(task.instances("held_out"), streams))
     random = rollout(env, RandomAgent(task.spaces, range(streams)), 20, np.arange(streams))
-    tokenizer = build_tokenizer(serializer, random.history(0, task={**task_id(task), "instance": 0}, source={"name": "random", "params": {}}, seed=0))
+    about = {"task": {**task_id(task), "instance": 0}, "source": {"name": "random", "params": {}}}
+    tokenizer = build_tokenizer(serializer, random.history(0, **about, seed=0))
 
     def an_agent(slide, kind=None):
         torch.manual_seed(0)
-        model = LMModel(small_lm(tokenizer, width=64, layers=3, heads=4), serializer, tokenizer, LMSettings(episodes=7, slide=slide)).eval()
+        network = small_lm(tokenizer, width=64, layers=3, heads=4)
+        model = LMModel(network, serializer, tokenizer, LMSettings(episodes=7, slide=slide)).eval()
         agent = LMAgent(model, stream_seeds(0, np.arange(streams), 1))
         if kind: agent.context = kind(model, streams, agent.most)
         return agent
 
     def fresh(): return task.make_env(np.resize(task.instances("held_out"), streams))
-    ours, theirs = (rollout(fresh(), an_agent(1, kind), 2 if quick else 8, np.arange(streams)).columns for kind in (None, WholeContext))
-    if not np.array_equal(ours["action"], theirs["action"]): raise AssertionError("the cache and the window choose different actions")
+    def play(agent, n): return rollout(fresh(), agent, n, np.arange(streams)).columns
+    first = 2 if quick else 8
+    assert_same_actions(play(an_agent(1), first), play(an_agent(1, WholeContext), first))
 
-    def measure(slide):  # the window is full from the first call on; calls with whole rounds of sliding, so that each costs the same
+    def full():
+        "Six episodes of sixty tokens (anything, as long as it is full) and one that begins."
+        return [[[0] * 60 for _ in range(6)] + [[]] for _ in range(streams)]
+
+    def measure(slide):
+        "The window is full from the first call on; calls have whole rounds of sliding, so that each costs the same."
         cached, whole = an_agent(slide), an_agent(slide, WholeContext)
         for agent in (cached, whole):
-            agent.context.episodes = [[[0] * 60 for _ in range(6)] + [[]] for _ in range(streams)]  # anything, as long as it is full
+            agent.context.episodes = full()
             agent.context._start()
 
-        def steps(agent, n): rollout(fresh(), agent, n, np.arange(streams)); return streams * n * task.horizon
+        def steps(agent, n):
+            play(agent, n)
+            return streams * n * task.horizon
         return compare(lambda: steps(cached, rounds * slide), lambda: steps(whole, slide), pairs)
 
     result, one = measure(2), measure(1)
-    return {**result, "slide_1": one, "unit": "environment steps per CPU-second", "target": {"ratio": 20, "ours": 2e3},
-            "what": f"compact, 3 layers, width 64, 4 heads, window of 7 episodes (up to 420 tokens), full, sliding by 2 episodes; under slide_1 by 1, where "
-                    f"reading anew after each episode costs a twentieth of recomputing by itself; {streams} streams, environment included; theirs: all of the window at each step"}
+    what = ("compact, 3 layers, width 64, 4 heads, window of 7 episodes (up to 420 tokens), full, sliding by 2 "
+            "episodes; under slide_1 by 1, where reading anew after each episode costs a twentieth of recomputing by "
+            f"itself; {streams} streams, environment included; theirs: all of the window at each step")
+    return {**result, "slide_1": one, "unit": "environment steps per CPU-second",
+            "target": {"ratio": 20, "ours": 2e3}, "what": what}

@@ -1,4 +1,4 @@
-"""Q-learning in Dark Room: our batch of rooms against the same learner in Gymnasium's SyncVectorEnv over plain rooms."""
+"""Q-learning in Dark Room: our batch of rooms against the same learner in Gymnasium's SyncVectorEnv."""
 from functools import partial
 
 import gymnasium as gym

@@ -17,11 +17,13 @@ def compare(
     pairs: int,  # how often: ours, theirs, ours, theirs, ...
 ) -> dict:  # units a CPU-second of both, and the median of the ratios within pairs; under "wall" the same by the clock
     "Measure both in this process, in turn, after one call of each that does not count."
-    ours(), theirs()
+    ours()
+    theirs()
     rates = np.array([[_rates(ours), _rates(theirs)] for _ in range(pairs)])  # (pairs, 2, 2): CPU and wall
     (our_cpu, our_wall), (their_cpu, their_wall) = np.median(rates, 0).tolist()
     ratio_cpu, ratio_wall = np.median(rates[:, 0] / rates[:, 1], 0).tolist()
-    return {"ratio": ratio_cpu, "ours": our_cpu, "theirs": their_cpu, "pairs": (rates[:, 0, 0] / rates[:, 1, 0]).tolist(),
+    pairs_cpu = (rates[:, 0, 0] / rates[:, 1, 0]).tolist()
+    return {"ratio": ratio_cpu, "ours": our_cpu, "theirs": their_cpu, "pairs": pairs_cpu,
             "wall": {"ratio": ratio_wall, "ours": our_wall, "theirs": their_wall}}
 
 

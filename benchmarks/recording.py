@@ -28,18 +28,24 @@ def recording_vs_bare_training(quick: bool) -> dict:
     def recorded():
         recorder = Recorder()
         taken = train(recorder).num_timesteps
-        recorder.history(TASK.spaces, task={"name": TASK.name, "params": TASK.params, "instance": instance}, source={"name": "ppo", "params": {}}, seed=0)
+        task = {"name": TASK.name, "params": TASK.params, "instance": instance}
+        recorder.history(TASK.spaces, task=task, source={"name": "ppo", "params": {}}, seed=0)
         return taken
 
     def bare(): return train().num_timesteps
 
-    def usual(): return train(env=make_vec_env(partial(TASK.render_env, instance, None), source.n_envs)).num_timesteps
+    def usual():
+        env = make_vec_env(partial(TASK.render_env, instance, None), source.n_envs)
+        return train(env=env).num_timesteps
 
-    with_, without = (np.concatenate([p.detach().numpy().ravel() for p in train(c).policy.parameters()]) for c in (Recorder(), None))
-    if not np.array_equal(with_, without): raise AssertionError("recording changes what is learnt")
+    def weights(callback): return [p.detach().numpy() for p in train(callback).policy.parameters()]
+    for with_, without in zip(weights(Recorder()), weights(None), strict=True):
+        if not np.array_equal(with_, without): raise AssertionError("recording changes what is learnt")
     result, beside = compare(recorded, bare, pairs), compare(recorded, usual, 1 if quick else 3)
-    return {**result, "vs_dummy_vec_env": beside["ratio"], "unit": "steps per CPU-second", "target": {"ratio": 1 / 1.1},
-            "what": f"PPO, {steps} steps of CartPole, history made; theirs: the same without a callback; vs_dummy_vec_env: in the VecEnv that stable-baselines3 {stable_baselines3.__version__} makes, without a callback"}
+    what = (f"PPO, {steps} steps of CartPole, history made; theirs: the same without a callback; vs_dummy_vec_env: in "
+            f"the VecEnv that stable-baselines3 {stable_baselines3.__version__} makes, without a callback")
+    return {**result, "vs_dummy_vec_env": beside["ratio"], "unit": "steps per CPU-second",
+            "target": {"ratio": 1 / 1.1}, "what": what}
 
 
 def two_workers_vs_one(quick: bool) -> dict:
@@ -52,8 +58,12 @@ def two_workers_vs_one(quick: bool) -> dict:
             generate(TASK, source, f"{folder}/s", 4, episodes, workers=workers)
             return time.perf_counter() - start
 
-    seconds(1) if quick else source.learn(TASK, TASK.instances("train")[:1], np.zeros(1, int), 0, 4)  # what is imported once does not count
+    # what is imported once does not count
+    if quick: seconds(1)
+    else: source.learn(TASK, TASK.instances("train")[:1], np.zeros(1, int), 0, 4)
     times = np.array([[seconds(2), seconds(1)] for _ in range(pairs)])  # (pairs, 2)
     (two, one), ratios = np.median(times, 0).tolist(), times[:, 0] / times[:, 1]
-    return {"ratio": float(np.median(ratios)), "ours": two, "theirs": one, "pairs": ratios.tolist(), "unit": "seconds, two workers : one", "lower_is_better": True, "target": {"ratio": .65},
-            "what": f"four histories of {episodes} episodes of PPO on CartPole, with the start of the processes; by the clock, so it needs a machine with two free cores; this one has {os.cpu_count()}"}
+    what = (f"four histories of {episodes} episodes of PPO on CartPole, with the start of the processes; by the clock, "
+            f"so it needs a machine with two free cores; this one has {os.cpu_count()}")
+    return {"ratio": float(np.median(ratios)), "ours": two, "theirs": one, "pairs": ratios.tolist(),
+            "unit": "seconds, two workers : one", "lower_is_better": True, "target": {"ratio": .65}, "what": what}

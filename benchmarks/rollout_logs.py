@@ -20,12 +20,16 @@ except ImportError: loads = json.loads
 def _runs(*forms): return [run for form in forms for run in TrlX().runs(LOGS / form, IDS)]
 
 
-def _what(runs): return f"{sum(f.stat().st_size for r in runs for f in r.files) / 1e6:.1f} MB of real trlX logs in {sum(len(r.files) for r in runs)} files"
+def _what(runs):
+    files = [file for run in runs for file in run.files]
+    size = sum(file.stat().st_size for file in files)
+    return f"{size / 1e6:.1f} MB of real trlX logs in {len(files)} files"
 
 
 def read_logs_vs_orjson(quick: bool) -> dict:
-    "Records of both forms, without padding, with penalties told from scores; theirs: the files parsed, and nothing else."
-    runs, times, pairs = _runs("complete", "text_only"), *((1, 1) if quick else (20, 7))
+    "Records of both forms, without padding, penalties apart from scores; theirs: the files parsed, and nothing else."
+    runs = _runs("complete", "text_only")
+    times, pairs = (1, 1) if quick else (20, 7)
     n = sum(1 for run in runs for _ in run.rollouts())
 
     def ours():
@@ -40,7 +44,8 @@ def read_logs_vs_orjson(quick: bool) -> dict:
                 for file in run.files: loads(file.read_bytes())
         return n * times
 
-    return {**compare(ours, theirs, pairs), "unit": "rollouts per CPU-second", "target": {"ratio": 0.5}, "what": f"{_what(runs)}; theirs: {loads.__module__}.loads of each file"}
+    return {**compare(ours, theirs, pairs), "unit": "rollouts per CPU-second", "target": {"ratio": 0.5},
+            "what": f"{_what(runs)}; theirs: {loads.__module__}.loads of each file"}
 
 
 def import_logs_vs_orjson(quick: bool) -> dict:
@@ -49,8 +54,9 @@ def import_logs_vs_orjson(quick: bool) -> dict:
     n = sum(1 for run in runs for _ in run.rollouts())
 
     def ours():
-        with tempfile.TemporaryDirectory() as where:  # a copy, without a tokenizer beside it that would have to be loaded first
-            store, _ = import_log("trlx", shutil.copytree(LOGS / "complete", Path(where) / "a/b/logs"), Path(where) / "store")
+        with tempfile.TemporaryDirectory() as where:
+            logs = shutil.copytree(LOGS / "complete", Path(where) / "a/b/logs")  # without a tokenizer beside it to load
+            store, _ = import_log("trlx", logs, Path(where) / "store")
             if len(store.episode_lengths) != n: raise AssertionError("the import lost rollouts")
         return n
 
@@ -59,4 +65,5 @@ def import_logs_vs_orjson(quick: bool) -> dict:
             for file in run.files: loads(file.read_bytes())
         return n
 
-    return {**compare(ours, theirs, pairs), "unit": "rollouts per CPU-second", "target": {}, "what": f"{_what(runs)}, written as {n:,} episodes of tokens; theirs: {loads.__module__}.loads of each file"}
+    what = f"{_what(runs)}, written as {n:,} episodes of tokens; theirs: {loads.__module__}.loads of each file"
+    return {**compare(ours, theirs, pairs), "unit": "rollouts per CPU-second", "target": {}, "what": what}

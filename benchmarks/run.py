@@ -1,7 +1,8 @@
 """`make bench`: each fast path against its alternative, in the same run, printed as ratios and written to results.json.
 
-Ours and theirs are measured in turn (ours, theirs, ours, theirs, ...) in CPU-seconds of one thread; the ratio is the median over the
-pairs, so that what else the machine does meanwhile meets both. Beside it stands the same by the clock."""
+Ours and theirs are measured in turn (ours, theirs, ours, theirs, ...) in CPU-seconds of one thread; the ratio is the
+median over the pairs, so that what else the machine does meanwhile meets both. Beside it stands the same by the clock.
+"""
 import os
 
 # Read when numpy and torch are imported.
@@ -24,9 +25,22 @@ from serialize import parse_vs_json, serialize_vs_json
 from training import train_step_vs_bare_loop
 from windows import windows_vs_memmap, windows_vs_memmap_tensors
 
-BENCHMARKS = {f.__name__: f for f in (generate_vs_sync_vector_env, windows_vs_memmap, windows_vs_memmap_tensors, train_step_vs_bare_loop,
-                                      act_vs_recompute, act_text_vs_recompute, serialize_vs_json, parse_vs_json, store_memory, read_logs_vs_orjson, import_logs_vs_orjson,
-                                      recording_vs_bare_training, two_workers_vs_one)}
+ALL = (
+    generate_vs_sync_vector_env,
+    windows_vs_memmap,
+    windows_vs_memmap_tensors,
+    train_step_vs_bare_loop,
+    act_vs_recompute,
+    act_text_vs_recompute,
+    serialize_vs_json,
+    parse_vs_json,
+    store_memory,
+    read_logs_vs_orjson,
+    import_logs_vs_orjson,
+    recording_vs_bare_training,
+    two_workers_vs_one,
+)
+BENCHMARKS = {f.__name__: f for f in ALL}
 
 
 def number(x): return f"{x:,.2f}" if x < 100 else f"{x:,.0f}"
@@ -34,18 +48,21 @@ def number(x): return f"{x:,.2f}" if x < 100 else f"{x:,.0f}"
 
 def reached(result):
     "What falls short of its target, in words; empty if nothing does."
-    sign = -1 if result.get("lower_is_better") else 1
-    return [f"{k} {'at most' if sign < 0 else 'at least'} {number(v)}" for k, v in result["target"].items() if sign * result[k] < sign * v]
+    lower = result.get("lower_is_better")
+    missed = {k: v for k, v in result["target"].items() if (result[k] > v if lower else result[k] < v)}
+    return [f"{k} {'at most' if lower else 'at least'} {number(v)}" for k, v in missed.items()]
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--only", choices=BENCHMARKS, action="append", metavar="NAME", help=f"only this one (may be repeated): {', '.join(BENCHMARKS)}")
+    add("--only", choices=BENCHMARKS, action="append", metavar="NAME",
+        help=f"only this one (may be repeated): {', '.join(BENCHMARKS)}")
     add("--quick", action="store_true", help="tiny sizes, seconds in all: shows that it runs, the figures mean nothing")
-    add("--out", type=Path, help="file for the results; default: results.json beside this file for a whole run, else none")
+    add("--out", type=Path, help="file for the results; default: results.json beside this file for a whole run")
     args = parser.parse_args()
-    if args.out is None and not (args.only or args.quick): args.out = Path(__file__).parent / "results.json"
+    is_whole = not (args.only or args.quick)
+    if args.out is None and is_whole: args.out = Path(__file__).parent / "results.json"
     warnings.filterwarnings("ignore", module="torch|transformers|accelerate")
     torch.set_num_threads(1)
 
@@ -58,10 +75,13 @@ def main():
         result |= {"load": load(), "seconds": round(time.perf_counter() - started, 1)}
         results.append(result)
         wall = number(result["wall"]["ratio"]) if "wall" in result else ""
-        print(line(name, *(number(result[k]) for k in ("ratio", "ours", "theirs")), result["unit"], wall, str(result["load"])), flush=True)
-        for missed in [] if args.quick else reached(result): print(f"{'':28} below its target: {missed}", flush=True)
+        figures = [number(result[k]) for k in ("ratio", "ours", "theirs")]
+        print(line(name, *figures, result["unit"], wall, str(result["load"])), flush=True)
+        if args.quick: continue
+        for missed in reached(result): print(f"{'':28} below its target: {missed}", flush=True)
     if args.out:
-        args.out.write_text(json.dumps({"results": results, "about": {**about(), "quick": args.quick}}, indent=1) + "\n")
+        found = {"results": results, "about": {**about(), "quick": args.quick}}
+        args.out.write_text(json.dumps(found, indent=1) + "\n")
         print(f"written to {args.out}")
 
 

@@ -1,4 +1,4 @@
-"""A training step: our trainer, on `transformers.Trainer`, against a bare PyTorch loop over the same model, optimizer and batches."""
+"""A training step: our trainer, on `transformers.Trainer`, against a bare loop with the same model and batches."""
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -56,4 +56,5 @@ def train_step_vs_bare_loop(quick: bool) -> dict:
         for a, b in zip(trained[ours].parameters(), trained[theirs].parameters()):
             torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
         return {**result, "unit": "training steps per CPU-second", "target": {"ratio": 0.9},
-                "what": f"{steps} steps of {batch} windows of 200 transitions, start-up included; theirs: a for loop to the same weights"}
+                "what": f"{steps} steps of {batch} windows of 200 transitions, start-up included; "
+                        "theirs: a for loop to the same weights"}

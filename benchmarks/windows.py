@@ -17,7 +17,8 @@ NAMES = ("state", "action", "reward", "logprob")
 def _raw(store, path):
     "The transitions of a store as a memory map of packed records."
     columns = store[0].columns
-    records = np.memmap(path, np.dtype([(k, v.dtype, v.shape[1:]) for k, v in columns.items()]), "w+", shape=store.n_transitions)
+    record = np.dtype([(k, v.dtype, v.shape[1:]) for k, v in columns.items()])
+    records = np.memmap(path, record, "w+", shape=store.n_transitions)
     start = 0
     for history in store:
         for k, v in history.columns.items(): records[k][start:start + len(v)] = v
@@ -36,7 +37,8 @@ def _measure(quick, read, what):
         dataset = TrajectoryDataset(store, windows=windows, n=batch * batches)
         indices = np.arange(batch * batches).reshape(batches, batch)
         episode = (dataset.history[:, None] * episodes + dataset.episode)[indices, :, None]
-        rows = (episode * task.horizon + np.arange(task.horizon)).reshape(batches, batch, -1)  # made beforehand for them, each time by us
+        rows = episode * task.horizon + np.arange(task.horizon)
+        rows = rows.reshape(batches, batch, -1)  # made beforehand for them, each time by us
 
         def ours():
             for i in indices: dataset.__getitems__(i)

@@ -1,4 +1,5 @@
-"""What all tests share: a quiet, offline, single-threaded environment, and copies of the repository to try things in."""
+"""What all tests share: a quiet, offline, single-threaded environment, and copies of the repository to work in."""
+
 import os
 import shutil
 import signal
@@ -11,16 +12,25 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 NBS = ROOT / "nbs"
 
-os.environ.update(OMP_NUM_THREADS="1", MPLBACKEND="Agg", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false",
-                  PYDEVD_DISABLE_FILE_VALIDATION="1", JUPYTER_PLATFORM_DIRS="1")
+os.environ.update(
+    OMP_NUM_THREADS="1",
+    MPLBACKEND="Agg",
+    HF_HUB_OFFLINE="1",
+    TOKENIZERS_PARALLELISM="false",
+    PYDEVD_DISABLE_FILE_VALIDATION="1",
+    JUPYTER_PLATFORM_DIRS="1",
+)
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
 
 
 def run(*cmd, cwd, timeout=600, check=True, **env):
-    "Run a command in `cwd` without PYTHONPATH; its output is shown when it fails. An env value of None removes the variable."
-    full = {k: v for k, v in {**os.environ, "PYTHONPATH": None, **env}.items() if v is not None}
+    "Run a command in `cwd` without PYTHONPATH; its output is shown when it fails. An env value of None removes it."
+    wanted = {**os.environ, "PYTHONPATH": None, **env}
+    full = {k: v for k, v in wanted.items() if v is not None}
     res = subprocess.run([str(c) for c in cmd], cwd=cwd, env=full, text=True, capture_output=True, timeout=timeout)
-    if check and res.returncode: pytest.fail(f"{' '.join(map(str, cmd))}\nexit code {res.returncode}\n{res.stdout[-4000:]}\n{res.stderr[-6000:]}", False)
+    if check and res.returncode:
+        shown = f"exit code {res.returncode}\n{res.stdout[-4000:]}\n{res.stderr[-6000:]}"
+        pytest.fail(f"{' '.join(map(str, cmd))}\n{shown}", False)
     return res
 
 
@@ -37,6 +47,6 @@ def hear_ctrl_c():
 @pytest.fixture
 def copy(tmp_path):
     "A copy of the repository, without what is built or run in it, so that no test changes the original."
-    skip = (".venv", ".git", "runs", "build", "dist", "_proc", "_docs", "__pycache__", ".*_cache", ".hypothesis", ".ipynb_checkpoints",
-            "*.egg-info")
+    built = (".venv", ".git", "runs", "build", "dist", "_proc", "_docs", "*.egg-info")
+    skip = (*built, "__pycache__", ".*_cache", ".hypothesis", ".ipynb_checkpoints")
     return shutil.copytree(ROOT, tmp_path / "copy", ignore=shutil.ignore_patterns(*skip), symlinks=True)

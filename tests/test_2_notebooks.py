@@ -1,4 +1,5 @@
 """Every library notebook runs from top to bottom, from a folder that is not the repository."""
+
 import re
 import shutil
 from configparser import ConfigParser

@@ -1,4 +1,5 @@
 """Every experiment runs through papermill at toy scale, leaves its results beside its output, and its source alone."""
+
 import json
 import os
 import sys
@@ -9,15 +10,42 @@ from conftest import NBS, run
 
 EXPERIMENTS = sorted(NBS.glob("exp_*.ipynb"))
 RESULTS = {  # what others read from the results of an experiment
-    "exp_darkroom": {"score_iqm", "score_ci", "episodes_to_80", "source_episodes_to_80", "expert_distillation_score", "random_score"},
+    "exp_darkroom": {
+        "score_iqm",
+        "score_ci",
+        "episodes_to_80",
+        "source_episodes_to_80",
+        "expert_distillation_score",
+        "random_score",
+    },
     "exp_bandit": {"regret", "source_regret"},
     "exp_cartpole": {"first", "last", "gain", "ci", "source_first", "source_final", "expert_last", "random_last", "lm"},
-    "exp_lunarlander": {"first", "last", "gain", "ci", "source_first", "source_final", "expert_last", "random_last", "animated"},
-    "exp_sentiment": {"improvement", "improvement_ci", "improvement_rewards_zeroed", "improvement_rewards_shuffled", "base_reward", "source_final_reward", "reward_accuracy", "parse_failure_rate"},
+    "exp_lunarlander": {
+        "first",
+        "last",
+        "gain",
+        "ci",
+        "source_first",
+        "source_final",
+        "expert_last",
+        "random_last",
+        "animated",
+    },
+    "exp_sentiment": {
+        "improvement",
+        "improvement_ci",
+        "improvement_rewards_zeroed",
+        "improvement_rewards_shuffled",
+        "base_reward",
+        "source_final_reward",
+        "reward_accuracy",
+        "parse_failure_rate",
+    },
 }
 
 
-def no_constants(name): raise ValueError(f"{name} is not JSON")
+def no_constants(name):
+    raise ValueError(f"{name} is not JSON")
 
 
 def test_there_are_experiments():
@@ -28,21 +56,58 @@ def test_there_are_experiments():
 def test_experiment_runs(path, tmp_path):
     source, out = path.read_bytes(), tmp_path / "deep" / "out.ipynb"
     out.parent.mkdir()
-    run(sys.executable, "-m", "papermill", path, out, "-p", "scale", "smoke", "--no-progress-bar", cwd=tmp_path, timeout=900, MPLBACKEND=None)
+    run(
+        sys.executable,
+        "-m",
+        "papermill",
+        path,
+        out,
+        "-p",
+        "scale",
+        "smoke",
+        "--no-progress-bar",
+        cwd=tmp_path,
+        timeout=900,
+        MPLBACKEND=None,
+    )
     assert path.read_bytes() == source, "running it changed the notebook"
     nbformat.validate(nbformat.read(out, 4))
     beside = [p for p in (out.with_suffix(".json"), out.with_name("out.ipynb.json")) if p.exists()]
     assert beside, f"no results beside the output, only {sorted(os.listdir(out.parent))}"
     results = json.loads(beside[0].read_text(encoding="utf-8"), parse_constant=no_constants)
     assert results["parameters"]["scale"] == "smoke"
-    missing = [k for k in RESULTS.get(path.stem, ()) if results["results"].get(k) is None and k not in ("episodes_to_80",)]
+    missing = [
+        k for k in RESULTS.get(path.stem, ()) if results["results"].get(k) is None and k not in ("episodes_to_80",)
+    ]
     assert not missing, f"without a value: {missing}"
     assert results["results"] and RESULTS.get(path.stem, set()) <= results["results"].keys()
 
 
-@pytest.mark.parametrize("parameters", [["-p", "serializer", "coords", "-p", "window", "4"], ["-p", "model", "rl"], ["-p", "context", "leap", "-p", "order", "state reward action"]], ids=["coords", "rl", "leap"])
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        ["-p", "serializer", "coords", "-p", "window", "4"],
+        ["-p", "model", "rl"],
+        ["-p", "context", "leap", "-p", "order", "state reward action"],
+    ],
+    ids=["coords", "rl", "leap"],
+)
 def test_sentiment_in_other_forms(parameters, tmp_path):
     out = tmp_path / "out.ipynb"
-    run(sys.executable, "-m", "papermill", NBS / "exp_sentiment.ipynb", out, "-p", "scale", "smoke", *parameters, "--no-progress-bar", cwd=tmp_path, timeout=900, MPLBACKEND=None)
+    run(
+        sys.executable,
+        "-m",
+        "papermill",
+        NBS / "exp_sentiment.ipynb",
+        out,
+        "-p",
+        "scale",
+        "smoke",
+        *parameters,
+        "--no-progress-bar",
+        cwd=tmp_path,
+        timeout=900,
+        MPLBACKEND=None,
+    )
     results = json.loads(out.with_suffix(".json").read_text(encoding="utf-8"), parse_constant=no_constants)["results"]
-    assert len(results["improvement_ci"]) == 2 and results["base_reward"] > .1 and results["source_final_reward"] > .8
+    assert len(results["improvement_ci"]) == 2 and results["base_reward"] > 0.1 and results["source_final_reward"] > 0.8

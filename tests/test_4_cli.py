@@ -1,4 +1,5 @@
 """The command line: quick to answer, the whole way from task to table, one line for every mistake, nothing lost when it is stopped."""
+
 import json
 import os
 import random
@@ -32,7 +33,8 @@ def mistake(*args, cwd, says=(), code=2, **env):
     res = cli(*args, cwd=cwd, code=code, **env)
     lines = [line for line in res.stderr.splitlines() if not line.startswith("source: ")]
     assert len(lines) == 1 and lines[0].startswith("ad_distill: ") and not res.stdout, res.stdout + res.stderr
-    for word in [says] if isinstance(says, str) else says: assert word in lines[0], lines[0]
+    for word in [says] if isinstance(says, str) else says:
+        assert word in lines[0], lines[0]
     return lines[0]
 
 
@@ -50,22 +52,38 @@ for args in {[[str(a) for a in c] for c in commands]!r}:
 """
     results = [json.loads(line) for line in python(code, cwd=cwd).stdout.splitlines()]
     assert len(results) == len(commands)
-    if codes: return results
+    if codes:
+        return results
     assert not any(code for code, *_ in results), results
     return [out for _, out, _ in results]
 
 
-def files(path): return {p.relative_to(path).as_posix(): p.read_bytes() for p in sorted(Path(path).rglob("*")) if p.is_file()}
+def files(path):
+    return {p.relative_to(path).as_posix(): p.read_bytes() for p in sorted(Path(path).rglob("*")) if p.is_file()}
 
 
-COMMANDS = ("tasks", "sources", "readers", "serializers", "settings", "generate", "import", "show", "parse", "train", "evaluate", "run")
+COMMANDS = (
+    "tasks",
+    "sources",
+    "readers",
+    "serializers",
+    "settings",
+    "generate",
+    "import",
+    "show",
+    "parse",
+    "train",
+    "evaluate",
+    "run",
+)
 
 # what answers at once
+
 
 @pytest.mark.parametrize("command", [[SCRIPT], [sys.executable, "-m", "ad_distill"]], ids=["script", "module"])
 def test_help(command, tmp_path):
     out = run(*command, "--help", cwd=tmp_path).stdout
-    listed = out[out.index("Commands:"):]
+    listed = out[out.index("Commands:") :]
     at = [listed.index(f"\n  {name}") for name in COMMANDS]
     assert at == sorted(at)
     assert run(*command, cwd=tmp_path).stdout == out
@@ -76,7 +94,22 @@ def test_help_of_each_command_has_an_example(command, tmp_path):
     assert f"Example: ad_distill {command}" in cli(command, "--help", cwd=tmp_path).stdout
 
 
-@pytest.mark.parametrize("args", [["--help"], ["tasks"], ["sources"], ["readers"], ["generate", "--help"], ["import", "--help"], ["train", "--help"], ["settings", "--help"], ["parse", "--help"], ["evaluate", "--help"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["--help"],
+        ["tasks"],
+        ["sources"],
+        ["readers"],
+        ["generate", "--help"],
+        ["import", "--help"],
+        ["train", "--help"],
+        ["settings", "--help"],
+        ["parse", "--help"],
+        ["evaluate", "--help"],
+    ],
+    ids=" ".join,
+)
 def test_answers_without_heavy_imports(args, tmp_path):
     code = f"""
 import sys
@@ -96,16 +129,21 @@ def test_answers_within_a_second(args, tmp_path):
         cli(*args, cwd=tmp_path)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
     assert min(cpu_seconds() for _ in range(3)) < 1
 
 
 def test_version(tmp_path):
     import ad_distill
+
     assert ad_distill.__version__ == version("ad_distill")
     assert ad_distill.__version__ in cli("--version", cwd=tmp_path).stdout
 
 
-@pytest.mark.parametrize("command, some", [("tasks", {"dark_room": "size", "bandit": "n_arms"}), ("sources", {"q_learning": "epsilon", "thompson": "grid"})])
+@pytest.mark.parametrize(
+    "command, some",
+    [("tasks", {"dark_room": "size", "bandit": "n_arms"}), ("sources", {"q_learning": "epsilon", "thompson": "grid"})],
+)
 def test_lists(command, some, tmp_path):
     text = cli(command, cwd=tmp_path).stdout
     known = {d["name"]: d for d in json.loads(cli(command, "--json", cwd=tmp_path).stdout)}
@@ -115,15 +153,26 @@ def test_lists(command, some, tmp_path):
 
 
 def test_lists_what_can_be_set(tmp_path):
-    (rl, lm, text), = [several(*[["settings", "--model", m, *more] for m, more in (("rl", ["--json"]), ("lm", ["--json"]), ("lm", []))], cwd=tmp_path)]
+    ((rl, lm, text),) = [
+        several(
+            *[["settings", "--model", m, *more] for m, more in (("rl", ["--json"]), ("lm", ["--json"]), ("lm", []))],
+            cwd=tmp_path,
+        )
+    ]
     rl, lm = json.loads(rl), json.loads(lm)
-    for family in (rl, lm): assert family["jump"] == {"of": "windows", "default": 0.0, "help": family["jump"]["help"]} and family["jump"]["help"] and family["max_steps"]["of"] == "training"
+    for family in (rl, lm):
+        assert (
+            family["jump"] == {"of": "windows", "default": 0.0, "help": family["jump"]["help"]}
+            and family["jump"]["help"]
+            and family["max_steps"]["of"] == "training"
+        )
     ours = {"jump", "scatter", "shuffle_rewards", "max_action_tokens", "slide", "ask", "muon_lr"}
     assert ours <= lm.keys() and not {"ask", "slide"} & rl.keys() and rl["context"]["of"] == "model"
     assert all(name in text and lm[name]["help"] for name in ours) and "bf16" in lm and "bf16" not in text
 
 
 # from a task to a table
+
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory):
@@ -132,8 +181,24 @@ def work(tmp_path_factory):
     cli(*" ".join(SMALL).format("room").split(), cwd=path)
     shutil.copytree(path / "room", path / "words")  # a language model keeps its tokens there
     small = "--stride 5 --episodes 4 --steps 4 --batch 2 -s width 16".split()
-    several(["train", "room", "--model", "rl", *small, "--out", "model"],
-            ["train", "words", "--model", "lm", "--serializer", "coords digits=2", "-z", "skip_zero", "true", *small, "--out", "text"], cwd=path)
+    several(
+        ["train", "room", "--model", "rl", *small, "--out", "model"],
+        [
+            "train",
+            "words",
+            "--model",
+            "lm",
+            "--serializer",
+            "coords digits=2",
+            "-z",
+            "skip_zero",
+            "true",
+            *small,
+            "--out",
+            "text",
+        ],
+        cwd=path,
+    )
     return path
 
 
@@ -142,7 +207,8 @@ def test_generate(work, tmp_path):
     summary = json.loads(made.stdout)
     assert not made.stderr
     assert {k: summary[k] for k in ("task", "source", "histories", "episodes", "transitions", "path")} == dict(
-        task="dark_room", source="q_learning", histories=6, episodes=240, transitions=4800, path="deep/room")
+        task="dark_room", source="q_learning", histories=6, episodes=240, transitions=4800, path="deep/room"
+    )
     assert summary["bytes"] == sum(map(len, files(tmp_path / "deep/room").values())) and summary["seconds"] > 0
     assert files(tmp_path / "deep/room") == files(work / "room"), "the same command, the same bytes"
     more = cli(*" ".join(SMALL).replace("6", "9").format("deep/room").split(), "--workers", 2, cwd=tmp_path)
@@ -150,17 +216,56 @@ def test_generate(work, tmp_path):
 
 
 def test_generate_converts_values_and_chooses_a_source(tmp_path):
-    res = cli("generate", "bandit", "-p", "n_arms", 5, "-p", "shift", 1, "--histories", 2, "--episodes", 9, "--split", "held_out", "--out", "b", cwd=tmp_path)
+    res = cli(
+        "generate",
+        "bandit",
+        "-p",
+        "n_arms",
+        5,
+        "-p",
+        "shift",
+        1,
+        "--histories",
+        2,
+        "--episodes",
+        9,
+        "--split",
+        "held_out",
+        "--out",
+        "b",
+        cwd=tmp_path,
+    )
     assert "thompson" in res.stderr
     info = json.loads((tmp_path / "b/store.json").read_text())["info"]
-    assert info["task"]["params"]["n_arms"] == 5 and info["task"]["params"]["shift"] == 1.0 and info["split"] == "held_out"
-    cli("generate", "dark_room", "-p", "size", 5, "-s", "epsilon", "0.5", "--histories", 1, "--episodes", 3, "--out", "r", cwd=tmp_path)
+    assert (
+        info["task"]["params"]["n_arms"] == 5 and info["task"]["params"]["shift"] == 1.0 and info["split"] == "held_out"
+    )
+    cli(
+        "generate",
+        "dark_room",
+        "-p",
+        "size",
+        5,
+        "-s",
+        "epsilon",
+        "0.5",
+        "--histories",
+        1,
+        "--episodes",
+        3,
+        "--out",
+        "r",
+        cwd=tmp_path,
+    )
     assert json.loads((tmp_path / "r/store.json").read_text())["info"]["source"] == {
-        "name": "q_learning", "params": dict(lr=.5, gamma=.9, optimism=1.0, epsilon=.5, epsilon_end=0.0, decay=1.0)}
+        "name": "q_learning",
+        "params": dict(lr=0.5, gamma=0.9, optimism=1.0, epsilon=0.5, epsilon_end=0.0, decay=1.0),
+    }
 
 
 def test_show(work):
     from ad_distill.data.store import Store
+
     text, store = cli("show", "room", cwd=work).stdout, Store.open(work / "room")
     assert "4,800" in text and "dark_room" in text and "returns" in text
     d = json.loads(cli("show", "room", "--json", cwd=work).stdout)
@@ -180,17 +285,73 @@ def test_show_plots(more, work, tmp_path):
 
 
 def test_show_into_a_closed_pipe(work):
-    res = subprocess.run(f"{SCRIPT} show room --history 0 --episodes : | head -1", shell=True, cwd=work, capture_output=True, text=True)
+    res = subprocess.run(
+        f"{SCRIPT} show room --history 0 --episodes : | head -1", shell=True, cwd=work, capture_output=True, text=True
+    )
     assert res.stdout.startswith("History") and "Traceback" not in res.stderr
 
 
 def test_train_and_evaluate(work, tmp_path):
-    res = cli("train", work / "room", "--stride", 5, "--episodes", 4, "--steps", 4, "--batch", 2, "-s", "width", 16, "--seed", 1, "--out", "m", "--json", cwd=tmp_path)
+    res = cli(
+        "train",
+        work / "room",
+        "--stride",
+        5,
+        "--episodes",
+        4,
+        "--steps",
+        4,
+        "--batch",
+        2,
+        "-s",
+        "width",
+        16,
+        "--seed",
+        1,
+        "--out",
+        "m",
+        "--json",
+        cwd=tmp_path,
+    )
     trained = json.loads(res.stdout)
     assert trained["steps"] == 4 and trained["path"] == "m" and (tmp_path / "m/model.safetensors").exists()
-    again = cli("train", work / "room", "--stride", 5, "--episodes", 4, "--steps", 4, "--batch", 2, "-s", "width", 16, "--seed", 1, "--out", "m", "--resume", cwd=tmp_path)
+    again = cli(
+        "train",
+        work / "room",
+        "--stride",
+        5,
+        "--episodes",
+        4,
+        "--steps",
+        4,
+        "--batch",
+        2,
+        "-s",
+        "width",
+        16,
+        "--seed",
+        1,
+        "--out",
+        "m",
+        "--resume",
+        cwd=tmp_path,
+    )
     assert "4 steps" in again.stdout
-    args = ["evaluate", "m", "--task", "dark_room", "--episodes", 3, "--instances", 2, "--streams", 2, "--seed", 0, "--out"]
+    args = [
+        "evaluate",
+        "m",
+        "--task",
+        "dark_room",
+        "--episodes",
+        3,
+        "--instances",
+        2,
+        "--streams",
+        2,
+        "--seed",
+        0,
+        "--out",
+    ]
     played = json.loads(cli(*args, "t/a.csv", "--json", cwd=tmp_path).stdout)
     assert played["path"] == "t/a.csv" and {"score_iqm", "score_ci", "episodes_to_80"} <= played.keys()
     rows = (tmp_path / "t/a.csv").read_text().splitlines()
@@ -203,48 +364,118 @@ def test_train_and_evaluate(work, tmp_path):
 def test_language_models_alike(work, tmp_path):
     "The same commands: settings of windows and model arrive, the serializer is checked, rewards can be withheld."
     settings = json.loads((work / "text/settings.json").read_text())
-    assert settings["serializer"]["name"] == "coords" and settings["serializer"]["settings"]["digits"] == 2 and settings["serializer"]["settings"]["skip_zero"] is True
+    assert (
+        settings["serializer"]["name"] == "coords"
+        and settings["serializer"]["settings"]["digits"] == 2
+        and settings["serializer"]["settings"]["skip_zero"] is True
+    )
     play = ["--episodes", 2, "--instances", 2, "--streams", 2]
     train = "train words --model lm --episodes 3 --steps 1 --batch 2 -s width 16 -s scatter true -s shuffle_rewards true -s part 0.5,1 -s slide 2 -s max_action_tokens 20 -s ask 0.5".split()
-    *played, _ = several(["evaluate", "text", "--serializer", "coords", "-z", "digits", "2", *play, "--out", tmp_path / "a.csv", "--json"],
-                         ["evaluate", "text", "--serializer", "coords skip_zero=true digits=2", "--feedback", "zeroed", *play, "--out", tmp_path / "b.csv", "--json"],
-                         ["evaluate", "model", "--feedback", "shuffled", *play, "--out", tmp_path / "c.csv"], [*train, "--out", tmp_path / "m"], cwd=work)
+    *played, _ = several(
+        [
+            "evaluate",
+            "text",
+            "--serializer",
+            "coords",
+            "-z",
+            "digits",
+            "2",
+            *play,
+            "--out",
+            tmp_path / "a.csv",
+            "--json",
+        ],
+        [
+            "evaluate",
+            "text",
+            "--serializer",
+            "coords skip_zero=true digits=2",
+            "--feedback",
+            "zeroed",
+            *play,
+            "--out",
+            tmp_path / "b.csv",
+            "--json",
+        ],
+        ["evaluate", "model", "--feedback", "shuffled", *play, "--out", tmp_path / "c.csv"],
+        [*train, "--out", tmp_path / "m"],
+        cwd=work,
+    )
     a, b = map(json.loads, played[:2])
-    assert (a["serializer"], a["feedback"], b["feedback"]) == ("coords", "true", "zeroed") and a["parse_failure"] == 0 and 0 <= a["reward_accuracy"] <= 1
-    assert "reward accuracy" in played[2] and (tmp_path / "b.csv").read_text().splitlines()[0].endswith("parse_failure,reward_accuracy")
+    assert (
+        (a["serializer"], a["feedback"], b["feedback"]) == ("coords", "true", "zeroed")
+        and a["parse_failure"] == 0
+        and 0 <= a["reward_accuracy"] <= 1
+    )
+    assert "reward accuracy" in played[2] and (tmp_path / "b.csv").read_text().splitlines()[0].endswith(
+        "parse_failure,reward_accuracy"
+    )
     about = json.loads((tmp_path / "m/settings.json").read_text())
-    assert {"scatter": True, "shuffle_rewards": True, "part": [.5, 1.]}.items() <= about["windows"].items()
-    assert about["model"] == {"width": 16, "slide": 2, "max_action_tokens": 20, "ask": .5}
+    assert {"scatter": True, "shuffle_rewards": True, "part": [0.5, 1.0]}.items() <= about["windows"].items()
+    assert about["model"] == {"width": 16, "slide": 2, "max_action_tokens": 20, "ask": 0.5}
 
 
 def test_text_task(tmp_path):
     "Recorded completions are read as tokens by one family and as text by the other, from one store."
     small = "--episodes 3 --stride 5 --steps 2 --batch 2 -s width 16".split()
     play = "--episodes 3 --instances 2 --streams 1 --json".split()
-    several("generate story_rlhf --source random --histories 2 --episodes 32 --out s".split(), ["train", "s", "--model", "lm", "--serializer", "plain", *small, "-s", "max_action_tokens", 20, "--out", "lm"],
-            ["train", "s", "--model", "rl", *small, "--out", "rl"], cwd=tmp_path)
-    made, *found = several(["show", "s", "--history", 0, "--episodes", "0:4", "--serializer", "plain"], ["evaluate", "lm", *play, "--out", "lm.json"], ["evaluate", "rl", *play, "--out", "rl.json"], cwd=tmp_path)
+    several(
+        "generate story_rlhf --source random --histories 2 --episodes 32 --out s".split(),
+        ["train", "s", "--model", "lm", "--serializer", "plain", *small, "-s", "max_action_tokens", 20, "--out", "lm"],
+        ["train", "s", "--model", "rl", *small, "--out", "rl"],
+        cwd=tmp_path,
+    )
+    made, *found = several(
+        ["show", "s", "--history", 0, "--episodes", "0:4", "--serializer", "plain"],
+        ["evaluate", "lm", *play, "--out", "lm.json"],
+        ["evaluate", "rl", *play, "--out", "rl.json"],
+        cwd=tmp_path,
+    )
     assert made.startswith("prompt: ") and made.count("completion: ") == 4
     for text, serializer in zip(found, ("plain", None)):
         d = json.loads(text)
-        assert d["task"] == "story_rlhf" and d["serializer"] == serializer and ("parse_failure" in d) == ("reward_accuracy" in d) == (serializer == "plain")  # a real reward is foreseen as a number, never exactly
+        assert (
+            d["task"] == "story_rlhf"
+            and d["serializer"] == serializer
+            and ("parse_failure" in d) == ("reward_accuracy" in d) == (serializer == "plain")
+        )  # a real reward is foreseen as a number, never exactly
     (tmp_path / "s.txt").write_text(made)
-    assert json.loads(cli(*"parse s.txt --serializer plain --task story_rlhf --json".split(), cwd=tmp_path).stdout)["transitions"] == 4
+    assert (
+        json.loads(cli(*"parse s.txt --serializer plain --task story_rlhf --json".split(), cwd=tmp_path).stdout)[
+            "transitions"
+        ]
+        == 4
+    )
 
 
 def test_parse(work, tmp_path):
     "What `show` writes is read back, with every serializer."
     from ad_distill.data.store import Store
+
     h = Store.open(work / "room")[1]
     names = ["plain", "coords digits=3", "compact", "json", "bins", "prose"]
-    for i, text in enumerate(several(*[["show", "room", "--history", 1, "--episodes", ":5", "--serializer", name] for name in names], cwd=work)): (tmp_path / f"{i}.txt").write_text(text)
-    for text in several(*[["parse", f"{i}.txt", "--serializer", name, "--task", "dark_room", "--episodes", -1, "--json"] for i, name in enumerate(names)], cwd=tmp_path):
+    for i, text in enumerate(
+        several(
+            *[["show", "room", "--history", 1, "--episodes", ":5", "--serializer", name] for name in names], cwd=work
+        )
+    ):
+        (tmp_path / f"{i}.txt").write_text(text)
+    for text in several(
+        *[
+            ["parse", f"{i}.txt", "--serializer", name, "--task", "dark_room", "--episodes", -1, "--json"]
+            for i, name in enumerate(names)
+        ],
+        cwd=tmp_path,
+    ):
         d = json.loads(text)
         assert (d["episodes"], d["transitions"], d["done"], d["returns"]) == (5, 100, True, h.returns[:5].tolist())
         assert [e["episode"] for e in d["read"]] == [4] and d["read"][0]["state"] == h[4].state.tolist()
     (tmp_path / "open.txt").write_text((tmp_path / "0.txt").read_text().removesuffix("### truncated\n"))
     text = cli(*"parse open.txt --serializer plain --task dark_room --episodes 4".split(), cwd=tmp_path).stdout
-    assert text.startswith("open.txt: 5 episodes, 100 transitions, the last one not done\n  returns") and "episode 4: 20 transitions" in text
+    assert (
+        text.startswith("open.txt: 5 episodes, 100 transitions, the last one not done\n  returns")
+        and "episode 4: 20 transitions" in text
+    )
 
 
 # one line for every mistake
@@ -296,8 +527,14 @@ MISTAKES = [
     ("parse nowhere.txt --serializer plain --task dark_room", "nowhere.txt"),
     ("parse room --serializer plain --task dark_room", "room"),
     ("parse model/model.safetensors --serializer plain --task dark_room", ["model.safetensors", "UTF-8"]),
-    ("parse cut.txt --serializer plain --task dark_room", ["cut.txt: ", "action: a whole number from 0 to 4", "at offset 50, line 5", "<here>"]),
-    ("parse episodes.txt --serializer coords --task dark_room", ["episodes.txt: ", "at offset 0, line 1", "state: 4 4"]),
+    (
+        "parse cut.txt --serializer plain --task dark_room",
+        ["cut.txt: ", "action: a whole number from 0 to 4", "at offset 50, line 5", "<here>"],
+    ),
+    (
+        "parse episodes.txt --serializer coords --task dark_room",
+        ["episodes.txt: ", "at offset 0, line 1", "state: 4 4"],
+    ),
     ("parse episodes.txt --serializer plain --task bandit", ["episodes.txt: ", "offset"]),
     ("parse episodes.txt --serializer plain --task dark_room --episodes 2:", "2 episodes, 0 to 1"),
     ("evaluate model --feedback zero --out x.csv", ["zero", "shuffled"]),
@@ -342,7 +579,10 @@ MISTAKES = [
     ("train room --stride 2 --model lm -s slid 2 --out x", ["ad_distill settings --model lm", "did you mean slide?"]),
     ("train room --stride 2 --model lm -s slide 11 --out x", ["slide", "10"]),
     ("train room --stride 2 --model lm -s ask much --out x", ["ask", "float"]),
-    ("train room --stride 2 --model lm --serializer plain --episodes 10 -s max_tokens 300 --out x", ["tokens long", "300"]),
+    (
+        "train room --stride 2 --model lm --serializer plain --episodes 10 -s max_tokens 300 --out x",
+        ["tokens long", "300"],
+    ),
     ("train room --stride 2 --model lm --base base -s max_tokens 4096 --out x", ["4096", "64 positions"]),
     ("train room --stride 2 --episodes 2 --model lm --base base --out x", ["has no token for", "compact"]),
     ("train room --stride 2 --out model", "model"),
@@ -362,7 +602,8 @@ MISTAKES = [
 
 def tiny_base(path):
     "A pretrained model whose tokenizer knows a single word, and with 64 positions."
-    python(f"""
+    python(
+        f"""
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 from ad_distill.models.lm import small_lm
@@ -371,7 +612,9 @@ t.pre_tokenizer = pre_tokenizers.Whitespace()
 tokenizer = PreTrainedTokenizerFast(tokenizer_object=t, unk_token="<unk>", pad_token="<unk>")
 tokenizer.save_pretrained({str(path)!r})
 small_lm(tokenizer, width=16, max_tokens=64).save_pretrained({str(path)!r})
-""", cwd=path.parent)
+""",
+        cwd=path.parent,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -385,19 +628,32 @@ def bad(work):
     (work / "cut.txt").write_text(row + "state: 4 4\naction: 9\nreward: 0\n")
     tiny_base(work / "base")
     whole = files(work / "room")
-    for name, changes in {"cut": {"transitions.arrow": whole["transitions.arrow"][:-99]}, "empty": {"index.jsonl": b""},
-                          "other": {"store.json": whole["store.json"].replace(b'"version": 1', b'"version": 7', 1)}}.items():
+    for name, changes in {
+        "cut": {"transitions.arrow": whole["transitions.arrow"][:-99]},
+        "empty": {"index.jsonl": b""},
+        "other": {"store.json": whole["store.json"].replace(b'"version": 1', b'"version": 7', 1)},
+    }.items():
         (work / name).mkdir()
-        for k, v in {**whole, **changes}.items(): (work / name / k).write_bytes(v)
+        for k, v in {**whole, **changes}.items():
+            (work / name / k).write_bytes(v)
     return work
 
 
 def test_mistakes(bad):
     "All in one process, as what some of them import takes seconds: one line each, and nothing is written."
     before, wrong = files(bad), []
-    for (args, says), (code, out, err) in zip(MISTAKES, several(*[a.split() for a, _ in MISTAKES], cwd=bad, codes=True)):
+    for (args, says), (code, out, err) in zip(
+        MISTAKES, several(*[a.split() for a, _ in MISTAKES], cwd=bad, codes=True)
+    ):
         lines = [line for line in err.splitlines() if not line.startswith("source: ")]
-        if code != 2 or out or len(lines) != 1 or not lines[0].startswith("ad_distill: ") or not all(word in lines[0] for word in ([says] if isinstance(says, str) else says)): wrong.append((args, says, code, out, err))
+        if (
+            code != 2
+            or out
+            or len(lines) != 1
+            or not lines[0].startswith("ad_distill: ")
+            or not all(word in lines[0] for word in ([says] if isinstance(says, str) else says))
+        ):
+            wrong.append((args, says, code, out, err))
     assert not wrong
     assert files(bad) == before, "a mistake changed something"
 
@@ -414,15 +670,22 @@ def test_no_permission(tmp_path):
 
 
 def test_not_enough_memory(tmp_path):
-    mistake("generate", "bandit", "--histories", 1, "--episodes", 10 ** 14, "--out", "x", cwd=tmp_path, says="memory", code=1)
+    mistake(
+        "generate", "bandit", "--histories", 1, "--episodes", 10**14, "--out", "x", cwd=tmp_path, says="memory", code=1
+    )
 
 
 def test_gpu_out_of_memory():
     import torch
 
     from ad_distill.cli.console import failure_of
+
     failure = failure_of(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.\nMore about it."))
-    assert failure.exit_code == 1 and failure.format_message().startswith("CUDA out of memory. Tried to allocate 9 GiB. (take fewer") and "\n" not in failure.format_message()
+    assert (
+        failure.exit_code == 1
+        and failure.format_message().startswith("CUDA out of memory. Tried to allocate 9 GiB. (take fewer")
+        and "\n" not in failure.format_message()
+    )
 
 
 # stopped in the middle
@@ -442,6 +705,7 @@ if __name__ == '__main__': main(sys.argv[1:])
 
 class Many:
     "A `generate` that writes often: four histories at a time. A program of its own, as worker processes have to be able to import it."
+
     def __init__(self, path, workers=1):
         self.path, self.store, self.program = path, path / "store", path / "driver.py"
         self.program.write_text(DRIVER)
@@ -449,11 +713,22 @@ class Many:
 
     def start(self, limit=None, wait_at=1 << 30):
         "`wait_at`: when so many histories are there, wait for a kill, however slow the one who kills is."
+
         def limited():
             hear_ctrl_c()
-            if limit is not None: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-        return subprocess.Popen([sys.executable, *self.args], cwd=self.path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                                start_new_session=True, preexec_fn=limited, env={**os.environ, "WAIT_AT": str(wait_at)})
+            if limit is not None:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+        return subprocess.Popen(
+            [sys.executable, *self.args],
+            cwd=self.path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            preexec_fn=limited,
+            env={**os.environ, "WAIT_AT": str(wait_at)},
+        )
 
     def finish(self):
         out, err = (p := self.start()).communicate(timeout=300)
@@ -462,7 +737,8 @@ class Many:
 
     def wait_for(self, p, histories):
         index = self.store / "index.jsonl"
-        while p.poll() is None and not (index.exists() and index.read_bytes().count(b"\n") >= histories): time.sleep(.001)
+        while p.poll() is None and not (index.exists() and index.read_bytes().count(b"\n") >= histories):
+            time.sleep(0.001)
 
 
 @pytest.fixture(scope="module")
@@ -474,15 +750,21 @@ def unbroken(tmp_path_factory):
 def test_kill(workers, unbroken, tmp_path):
     "kill -9 at random moments, then the same command again: the same bytes, and never fewer histories than before."
     from ad_distill.data.store import Store
+
     many, rng, had = Many(tmp_path, workers), random.Random(workers), 0
-    for kill in range(7):  # while it starts, and then wherever it has got to when so many histories are there: by progress, as no clock tells how fast a machine is
+    for kill in range(
+        7
+    ):  # while it starts, and then wherever it has got to when so many histories are there: by progress, as no clock tells how fast a machine is
         p = many.start(wait_at=N - 10)
-        if kill < 2: time.sleep(rng.uniform(0, .3))
-        else: many.wait_for(p, min(had + rng.randint(1, 25), N - 50))
-        time.sleep(rng.uniform(0, .01))
+        if kill < 2:
+            time.sleep(rng.uniform(0, 0.3))
+        else:
+            many.wait_for(p, min(had + rng.randint(1, 25), N - 50))
+        time.sleep(rng.uniform(0, 0.01))
         assert p.poll() is None, "it ended before it could be killed"
         os.killpg(p.pid, signal.SIGKILL) if kill % 3 else p.kill()
-        try: p.communicate(timeout=120)  # workers hold its pipes open: they have to end as well
+        try:
+            p.communicate(timeout=120)  # workers hold its pipes open: they have to end as well
         except subprocess.TimeoutExpired:
             os.killpg(p.pid, signal.SIGKILL)
             pytest.fail("worker processes live on after their parent was killed", False)
@@ -498,11 +780,17 @@ def test_kill(workers, unbroken, tmp_path):
 @pytest.mark.parametrize("workers", [1, 2])
 def test_full_disk(workers, limit, unbroken, tmp_path):
     from ad_distill.data.store import Store
+
     many = Many(tmp_path, workers)
     p = many.start(limit)
     out, err = p.communicate(timeout=300)
     assert p.returncode == 1 and not out, (p.returncode, out, err)
-    assert len(err.splitlines()) == 1 and err.startswith("ad_distill: ") and "no room left" in err and "same command again" in err
+    assert (
+        len(err.splitlines()) == 1
+        and err.startswith("ad_distill: ")
+        and "no room left" in err
+        and "same command again" in err
+    )
     if limit > 30_000:
         assert (kept := len(store := Store.open(many.store)))
         store.verify()
@@ -551,12 +839,35 @@ def notebooks(tmp_path):
 
 def test_run(notebooks):
     "Values in the types of their defaults, the Python of the command, live output, and where everything is."
-    args = ["run", "good.ipynb", "-p", "seeds", 3, "-p", "rate", 2, "-p", "fast", "true", "-p", "scale", 7, "-p", "other", 2.5, "--out", "deep/{x}.ipynb"]
+    args = [
+        "run",
+        "good.ipynb",
+        "-p",
+        "seeds",
+        3,
+        "-p",
+        "rate",
+        2,
+        "-p",
+        "fast",
+        "true",
+        "-p",
+        "scale",
+        7,
+        "-p",
+        "other",
+        2.5,
+        "--out",
+        "deep/{x}.ipynb",
+    ]
     res, source = cli(*args, cwd=notebooks, JUPYTER_PATH=str(notebooks)), (notebooks / "good.ipynb").read_bytes()
     out = notebooks / "deep/{x}.ipynb"
     assert res.stdout.splitlines() == [f"said {out}", *(str(out.with_suffix(s)) for s in (".ipynb", ".json", ".png"))]
     assert res.stderr.strip() == "bar", "nothing from Jupyter"
-    assert json.loads(out.with_suffix(".json").read_text()) == {"python": sys.executable, "values": [3, 2.0, True, "7", 2.5]}
+    assert json.loads(out.with_suffix(".json").read_text()) == {
+        "python": sys.executable,
+        "values": [3, 2.0, True, "7", 2.5],
+    }
     nbformat.validate(nbformat.read(out, 4))
     assert (notebooks / "good.ipynb").read_bytes() == source
     summary = json.loads(cli("run", "good.ipynb", "--json", cwd=notebooks).stdout)
@@ -567,13 +878,27 @@ def test_run(notebooks):
 def test_run_that_fails(notebooks):
     mistake("run", "user_error.ipynb", cwd=notebooks, says=["seeds are few; take more", "runs/user_error.ipynb"])
     res = cli("run", "broken.ipynb", "-p", "seeds", 2, "--out", "b.ipynb", cwd=notebooks, code=1)
-    assert "so far" in res.stdout and "1 / 0" in res.stderr and "broken, In [3] failed: ZeroDivisionError" in res.stderr.splitlines()[-1]
-    assert any(o.output_type == "error" for c in nbformat.read(notebooks / "b.ipynb", 4).cells for o in c.get("outputs", ()))
+    assert (
+        "so far" in res.stdout
+        and "1 / 0" in res.stderr
+        and "broken, In [3] failed: ZeroDivisionError" in res.stderr.splitlines()[-1]
+    )
+    assert any(
+        o.output_type == "error" for c in nbformat.read(notebooks / "b.ipynb", 4).cells for o in c.get("outputs", ())
+    )
     mistake("run", "dead.ipynb", cwd=notebooks, says="ernel died", code=1)
 
 
 def test_run_interrupted(notebooks):
-    p = subprocess.Popen([SCRIPT, "run", "slow.ipynb"], cwd=notebooks, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=hear_ctrl_c)
+    p = subprocess.Popen(
+        [SCRIPT, "run", "slow.ipynb"],
+        cwd=notebooks,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=hear_ctrl_c,
+    )
     assert p.stdout.readline() == "begun\n"
     os.killpg(p.pid, signal.SIGINT)
     out, err = p.communicate(timeout=300)

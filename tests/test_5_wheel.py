@@ -1,4 +1,5 @@
 """The package that users get: built, installed in a fresh virtual environment, used from another directory."""
+
 import json
 import sys
 import sysconfig
@@ -22,7 +23,10 @@ print(json.dumps({n: importlib.import_module(n).__file__ for n in ["ad_distill",
 def built(tmp_path_factory):
     "The sdist, and the wheel that is built from it."
     import shutil
-    skip = shutil.ignore_patterns(".venv", ".git", "runs", "build", "dist", "_proc", "_docs", "__pycache__", ".*_cache", "*.egg-info")
+
+    skip = shutil.ignore_patterns(
+        ".venv", ".git", "runs", "build", "dist", "_proc", "_docs", "__pycache__", ".*_cache", "*.egg-info"
+    )
     copy, dist = tmp_path_factory.mktemp("build") / "copy", tmp_path_factory.mktemp("dist")
     shutil.copytree(ROOT, copy, ignore=skip)
     run(sys.executable, "-m", "build", "--no-isolation", "--outdir", dist, ".", cwd=copy)
@@ -34,9 +38,23 @@ def venv(built, tmp_path_factory):
     "A fresh virtual environment with the wheel; what it depends on comes from the environment that runs the tests."
     home = tmp_path_factory.mktemp("fresh") / "venv"
     run(sys.executable, "-m", "venv", "--without-pip", home, cwd=home.parent)
-    run(sys.executable, "-m", "pip", "--python", home / "bin/python", "install", "-q", "--no-deps", "--no-index", built[1], cwd=home.parent)
+    run(
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        home / "bin/python",
+        "install",
+        "-q",
+        "--no-deps",
+        "--no-index",
+        built[1],
+        cwd=home.parent,
+    )
     site = next(home.glob("lib/python*/site-packages"))
-    (site / "heavy.pth").write_text(sysconfig.get_path("purelib") + "\n")  # its own .pth files, the editable install, are not read
+    (site / "heavy.pth").write_text(
+        sysconfig.get_path("purelib") + "\n"
+    )  # its own .pth files, the editable install, are not read
     return home
 
 
@@ -47,9 +65,13 @@ def test_sdist_and_wheel_hold_the_experiments(built):
     names = zipfile.ZipFile(wheel).namelist()
     home = "ad_distill/experiments/notebooks/"
     assert {n for n in names if n.startswith(home)} == {home + n for n in EXPERIMENTS}
-    assert {Path(n).name for n in names if n.endswith(".parquet")} == {p.name for p in (ROOT / "ad_distill").rglob("*.parquet")}
+    assert {Path(n).name for n in names if n.endswith(".parquet")} == {
+        p.name for p in (ROOT / "ad_distill").rglob("*.parquet")
+    }
     top = {n.split("/")[0] for n in names}
-    assert all(t == "ad_distill" or t.endswith(".dist-info") for t in top), f"the wheel installs more than the package: {top}"
+    assert all(t == "ad_distill" or t.endswith(".dist-info") for t in top), (
+        f"the wheel installs more than the package: {top}"
+    )
 
 
 def test_metadata(built):
@@ -57,13 +79,17 @@ def test_metadata(built):
     meta = message_from_bytes(wheel.read(next(n for n in wheel.namelist() if n.endswith("METADATA"))))
     core = [r for r in meta.get_all("Requires-Dist") if "extra ==" not in r]
     assert any(r.startswith("torch") for r in core) and not any(r.startswith(("nbdev", "pytest", "ruff")) for r in core)
-    assert {"dev", "docs", "lora", "sb3", "box2d", "rlhf", "minari", "ray", "all"} <= set(meta.get_all("Provides-Extra"))
+    assert {"dev", "docs", "lora", "sb3", "box2d", "rlhf", "minari", "ray", "all"} <= set(
+        meta.get_all("Provides-Extra")
+    )
     assert meta["Requires-Python"] == ">=3.11" and meta["License-File"] == "LICENSE"
 
 
 def test_every_module_imports(venv, tmp_path):
     files = json.loads(run(venv / "bin/python", "-c", WALK, cwd=tmp_path).stdout.splitlines()[-1])
-    exported = {p.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".") for p in (ROOT / "ad_distill").glob("**/*.py")}
+    exported = {
+        p.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".") for p in (ROOT / "ad_distill").glob("**/*.py")
+    }
     assert {n.removesuffix(".__init__") for n in exported if not n.endswith("__main__")} == files.keys()
     assert all(venv in Path(f).parents for f in files.values()), f"not from the wheel: {files}"
 
@@ -71,15 +97,22 @@ def test_every_module_imports(venv, tmp_path):
 def test_the_wheel_runs_with_fastcore_1(built, venv, tmp_path):
     "Development needs fastcore 2, because nbdev 3 does; users may have either."
     old = Path(sysconfig.get_path("purelib")).parents[2] / "fastcore1"
-    if not old.is_dir(): pytest.skip(f"no fastcore 1 in {old}: `make install` puts it there")
+    if not old.is_dir():
+        pytest.skip(f"no fastcore 1 in {old}: `make install` puts it there")
     code = "import sys; sys.path.insert(0, sys.argv[1]); import fastcore; print(fastcore.__version__)\n" + WALK
     done = run(venv / "bin/python", "-c", code, old, cwd=tmp_path).stdout.splitlines()
     assert done[0].startswith("1.")
     assert len(json.loads(done[-1])) > 40
-    lines = ["tasks", "generate bandit --source ucb --histories 4 --episodes 30 --out runs/bandit", "show runs/bandit",
-             "train runs/bandit --model rl --steps 2 --episodes 4 --out runs/model", "settings --model lm"]
+    lines = [
+        "tasks",
+        "generate bandit --source ucb --histories 4 --episodes 30 --out runs/bandit",
+        "show runs/bandit",
+        "train runs/bandit --model rl --steps 2 --episodes 4 --out runs/model",
+        "settings --model lm",
+    ]
     driver = "import sys; sys.path.insert(0, sys.argv.pop(1)); from ad_distill.cli.main import main; main(sys.argv[1:])"
-    for line in lines: run(venv / "bin/python", "-c", driver, old, *line.split(), cwd=tmp_path)
+    for line in lines:
+        run(venv / "bin/python", "-c", driver, old, *line.split(), cwd=tmp_path)
 
 
 def test_command_line_of_the_wheel(venv, tmp_path):
@@ -89,5 +122,16 @@ def test_command_line_of_the_wheel(venv, tmp_path):
 
 
 def test_experiment_of_the_wheel_runs(venv, tmp_path):
-    run(venv / "bin/ad_distill", "run", "exp_bandit", "-p", "scale", "smoke", "--out", "out/bandit.ipynb", cwd=tmp_path, MPLBACKEND=None)
+    run(
+        venv / "bin/ad_distill",
+        "run",
+        "exp_bandit",
+        "-p",
+        "scale",
+        "smoke",
+        "--out",
+        "out/bandit.ipynb",
+        cwd=tmp_path,
+        MPLBACKEND=None,
+    )
     assert (tmp_path / "out/bandit.ipynb").exists()

@@ -1,10 +1,17 @@
-"""The benchmarks run and write what `make bench` promises. Their figures depend on the machine and are not looked at."""
+"""The benchmarks run and write what `make bench` promises. Their figures depend on the machine: none is looked at."""
+
 import json
 import sys
 
 from conftest import ROOT, run
 
-NAMES = {"generate_vs_sync_vector_env", "windows_vs_memmap", "train_step_vs_bare_loop", "act_vs_recompute", "store_memory"}
+NAMES = {
+    "generate_vs_sync_vector_env",
+    "windows_vs_memmap",
+    "train_step_vs_bare_loop",
+    "act_vs_recompute",
+    "store_memory",
+}
 
 
 def test_quick_run(tmp_path):
@@ -12,7 +19,8 @@ def test_quick_run(tmp_path):
     run(sys.executable, ROOT / "benchmarks/run.py", "--quick", "--out", out, cwd=ROOT)
     got = json.loads(out.read_text())
     assert NAMES <= {r["name"] for r in got["results"]}
-    for r in got["results"]: assert r["ratio"] > 0 and r["ours"] > 0 and r["theirs"] > 0 and r["unit"], r
+    for r in got["results"]:
+        assert r["ratio"] > 0 and r["ours"] > 0 and r["theirs"] > 0 and r["unit"], r
     assert {"cpu", "load", "versions"} <= got["about"].keys()
 
 

@@ -1,4 +1,5 @@
 "The documentation: guides run, their commands exist, every notebook has a page, and the pages hold together."
+
 import json
 import re
 import shlex
@@ -54,6 +55,7 @@ def test_names_in_the_glossary_are_public():
     from ad_distill.dev.api_docs import modules, public_names
     from ad_distill.language.serializer import make_serializer  # registers those that come with the package
     from ad_distill.registry import SERIALIZERS
+
     assert make_serializer
     public = {*ad_distill.__all__, *(name for m in modules() for name, _ in public_names(m))}
     typed_words = {*SERIALIZERS, "smoke", "small", "full", "ad_distill", "code"}
@@ -81,18 +83,21 @@ def test_the_first_text_is_title_and_summary_alone(path):
 def typed():
     "The lines with `ad_distill COMMAND ...` in the code blocks of pages and documents."
     texts = {p.relative_to(NBS).as_posix(): "\n".join(cells(p, "markdown")) for p in PAGES}
-    for p in (ROOT / "README.md", ROOT / "CONTRIBUTING.md"): texts[p.name] = p.read_text(encoding="utf-8")
+    for p in (ROOT / "README.md", ROOT / "CONTRIBUTING.md"):
+        texts[p.name] = p.read_text(encoding="utf-8")
     for name, text in texts.items():
         text = re.sub(r" *\\\n\s*", " ", text) + "\n"  # continued lines
         blocks = re.findall(r"^```\n(.*?)^```|((?:^    [^\n]*\n)+)", text, re.M | re.S)
         for line in "".join(fenced + indented for fenced, indented in blocks).splitlines():
             found = re.match(r"\s*(?:[A-Z_]+=\S+ )*(?:.*-m )?ad_distill ([a-z].*)", line)
-            if found: yield name, re.split(r"\s+(?:#|>)\s", found[1] + " ")[0]
+            if found:
+                yield name, re.split(r"\s+(?:#|>)\s", found[1] + " ")[0]
 
 
 def parse(line):
     "Arguments and options of a command as click reads them; nothing is run."
     from ad_distill.cli.main import main
+
     name, *args = shlex.split(line)
     main.commands[name].make_context(name, args)
 
@@ -101,24 +106,31 @@ def test_every_command_that_is_shown_can_be_typed():
     lines, wrong = list(typed()), []
     assert len(lines) > 30
     for page, line in lines:
-        if re.search(r"[A-Z]{3,}|\.\.\.", line): continue  # a pattern, not a command
-        try: parse(line)
-        except (click.ClickException, KeyError) as e: wrong.append(f"{page}: ad_distill {line}: {e}")
+        if re.search(r"[A-Z]{3,}|\.\.\.", line):
+            continue  # a pattern, not a command
+        try:
+            parse(line)
+        except (click.ClickException, KeyError) as e:
+            wrong.append(f"{page}: ad_distill {line}: {e}")
     assert not wrong, "\n".join(wrong)
-    with pytest.raises(click.ClickException): parse("generate dark_room --epsiodes 5 --out x")
+    with pytest.raises(click.ClickException):
+        parse("generate dark_room --epsiodes 5 --out x")
 
 
 def test_every_command_has_an_example_that_can_be_typed():
     from ad_distill.cli.main import main
+
     for name, command in main.commands.items():
         examples = re.findall(rf"ad_distill ({name}\b[^\n]*)", command.help)
         assert examples, f"{name} has no example"
         for line in examples:
-            if "|" not in line: parse(line.split(" > ")[0])
+            if "|" not in line:
+                parse(line.split(" > ")[0])
 
 
 def test_help_shows_the_flow_in_its_order():
     from ad_distill.cli.main import main
+
     order = re.findall(r"^ *ad_distill (\w+)", main.help, re.M)
     assert order == ["tasks", "sources", "generate", "show", "train", "evaluate", "run"]
     assert "_AD_DISTILL_COMPLETE=bash_source" in main.help
@@ -141,6 +153,7 @@ def test_the_preview_is_whole(copy):
     wanted = {"tasks.html#make_task", "guides/reading_results.html#what-a-falling-loss-hides"}
     assert wanted <= {e["u"] for e in entries}
     browser = docs_check.find_browser()
-    if browser is None: pytest.skip("no Chromium here: the files of all pages were checked, but not in a browser")
+    if browser is None:
+        pytest.skip("no Chromium here: the files of all pages were checked, but not in a browser")
     wrong = docs_check.shown(site, browser)
     assert not wrong, "\n".join(wrong)

@@ -1,4 +1,5 @@
 """The recorder for trlX in an environment like trlX's own: a Python that has none of the packages of this project."""
+
 import json
 import os
 import subprocess
@@ -12,7 +13,7 @@ from conftest import ROOT
 STUB = {  # as much of trlX as the recorder imports, with its order of calls
     "__init__.py": "",
     "trainer/__init__.py": "REGISTERED = []\ndef register_trainer(cls): REGISTERED.append(cls.__name__); return cls\n",
-    "trainer/accelerate_ppo_trainer.py": '''
+    "trainer/accelerate_ppo_trainer.py": """
 from types import SimpleNamespace as N
 
 class Row(list):
@@ -29,7 +30,7 @@ class AcceleratePPOTrainer:
         rows = {k: Row([0., 1.]) for k in ("logprobs", "values", "rewards")}
         self.push_to_store([N(query_tensor=Row([5]), response_tensor=Row([7, 0]), **rows) for _ in scores])
     def push_to_store(self, data): self.stored += data
-''',
+""",
     "utils/__init__.py": "",
     "utils/modeling.py": "def gather_dict(d): return d\n",
 }
@@ -79,4 +80,4 @@ def test_the_trlx_recorder_works_where_nothing_else_is_installed(bare_python, tm
     assert others == {"ad_distill", "trlx"}
     assert said["registered"] == ["HistoryPPOTrainer"] and said["stored"] == 1
     written = json.loads((tmp_path / "rollouts/run/rollouts-00000.json").read_text())
-    assert written["rollouts"][0]["score"] == .5 and written["rollouts"][0]["output"] == " ran."
+    assert written["rollouts"][0]["score"] == 0.5 and written["rollouts"][0]["output"] == " ran."

@@ -1,4 +1,5 @@
 """Stores and models that commit d6ca0f0 wrote open and act as they did then; see tests/data/compat/README.md."""
+
 import contextlib
 import csv
 import hashlib
@@ -21,7 +22,8 @@ from ad_distill.models.loading import load_model
 from ad_distill.data.store import Store
 
 
-def open_store(path): return Store.open(path)
+def open_store(path):
+    return Store.open(path)
 
 
 def batch_of(store, settings, n, seed, model=None):
@@ -33,7 +35,10 @@ def batch_of(store, settings, n, seed, model=None):
 
 
 def losses_of(model, batch):
-    with torch.inference_mode(): return {k: float(v) for k, v in model(**batch).items()}
+    with torch.inference_mode():
+        return {k: float(v) for k, v in model(**batch).items()}
+
+
 # --------------------------------------------------------------------------------------------------------------
 
 DATA = Path(__file__).resolve().parent / "data" / "compat"
@@ -42,16 +47,20 @@ STORES, MODELS = sorted(p.name for p in (DATA / "stores").iterdir()), sorted(COM
 SERIALIZERS = ("plain", "coords", "compact", "json", "bins", "prose")
 TOLERANCE = 1e-4  # of losses: another processor may add up in another order
 WINDOWS = {  # which windows are drawn: settings as settings.json has them
-    "plain": dict(episodes=4, stride=3), "from_start": dict(episodes=3, stride=2, from_start=0.9),
-    "part": dict(episodes=3, stride=1, part=[0.3, 0.9]), "zero_rewards": dict(episodes=3, stride=2, zero_rewards=True),
+    "plain": dict(episodes=4, stride=3),
+    "from_start": dict(episodes=3, stride=2, from_start=0.9),
+    "part": dict(episodes=3, stride=1, part=[0.3, 0.9]),
+    "zero_rewards": dict(episodes=3, stride=2, zero_rewards=True),
     "shuffle_episodes": dict(episodes=4, stride=2, shuffle_episodes=True),
     "shuffle_rewards": dict(episodes=4, stride=2, shuffle_rewards=True),
     "jump": dict(episodes=3, stride=2, jump=0.7, jump_from=0.3, jump_to=0.2),
-    "jump_shuffled": dict(episodes=3, stride=2, jump=0.7, jump_from=0.3, jump_to=0.3, part=[0, 0.9],
-                          shuffle_episodes=True),
+    "jump_shuffled": dict(
+        episodes=3, stride=2, jump=0.7, jump_from=0.3, jump_to=0.3, part=[0, 0.9], shuffle_episodes=True
+    ),
     "scatter": dict(episodes=4, scatter=True),
     "scatter_shuffled": dict(episodes=4, scatter=True, shuffle_episodes=True),
-    "sort": dict(episodes=4, stride=2, sort=True), "scatter_sort": dict(episodes=4, scatter=True, sort=True, skip=0.7),
+    "sort": dict(episodes=4, stride=2, sort=True),
+    "scatter_sort": dict(episodes=4, scatter=True, sort=True, skip=0.7),
 }
 DRAWN = ("room", "key", "cartpole", "story")  # from these stores
 TEXT_MODELS = ("lm_room_compact", "lm_story_plain")  # and as their text
@@ -61,15 +70,18 @@ def ad_distill(*args, cwd=None):
     "The command line, in this process; what it prints."
     out, argv = io.StringIO(), ["ad_distill", *map(str, args)]
     with contextlib.chdir(cwd or "."), contextlib.redirect_stdout(out), unittest.mock.patch.object(sys, "argv", argv):
-        try: runpy.run_module("ad_distill", run_name="__main__")
+        try:
+            runpy.run_module("ad_distill", run_name="__main__")
         except SystemExit as e:
-            if e.code not in (0, None): raise AssertionError(f"{' '.join(argv)}: exit code {e.code}") from e
+            if e.code not in (0, None):
+                raise AssertionError(f"{' '.join(argv)}: exit code {e.code}") from e
     return out.getvalue()
 
 
 def sha(*parts):
     h = hashlib.sha256()
-    for p in parts: h.update(p if isinstance(p, bytes) else p.encode())
+    for p in parts:
+        h.update(p if isinstance(p, bytes) else p.encode())
     return h.hexdigest()[:24]
 
 
@@ -82,7 +94,8 @@ def sha_batch(batch):
     "Unknown numbers are one NaN, whichever bits it has."
     arrays = {k: v.numpy().copy() for k, v in batch.items()}
     for v in arrays.values():
-        if v.dtype.kind == "f": v[np.isnan(v)] = np.nan
+        if v.dtype.kind == "f":
+            v[np.isnan(v)] = np.nan
     return sha(*(f"{k} {sha_array(v)} " for k, v in sorted(arrays.items())))
 
 
@@ -90,11 +103,18 @@ def store_facts(path):
     store = open_store(path)
     columns = {k: [] for k in ("state", "action", "reward", "logprob", "terminated", "truncated")}
     for h in store:
-        for k in columns: columns[k].append(sha_array(h.columns[k]))
-    return {"histories": len(store), "episodes": len(store.episode_lengths), "transitions": int(store.n_transitions),
-            "spaces": sha(str(store.spaces.state), str(store.spaces.action)), "info": store.info,
-            "lengths": sha_array(store.episode_lengths), "columns": {k: sha(*v) for k, v in columns.items()},
-            "about": sha(json.dumps([[h.task, h.source, h.seed, h.versions] for h in store], sort_keys=True))}
+        for k in columns:
+            columns[k].append(sha_array(h.columns[k]))
+    return {
+        "histories": len(store),
+        "episodes": len(store.episode_lengths),
+        "transitions": int(store.n_transitions),
+        "spaces": sha(str(store.spaces.state), str(store.spaces.action)),
+        "info": store.info,
+        "lengths": sha_array(store.episode_lengths),
+        "columns": {k: sha(*v) for k, v in columns.items()},
+        "about": sha(json.dumps([[h.task, h.source, h.seed, h.versions] for h in store], sort_keys=True)),
+    }
 
 
 def text_facts(path):
@@ -113,11 +133,12 @@ def model_facts(name, data):
     "The windows it was trained on, and its losses on each of six others."
     settings = json.loads((data / "models" / name / "settings.json").read_text())
     model, store = load_model(data / "models" / name, "cpu"), data / COMMANDS["models"][name][1]
-    if hasattr(model, "serializer"): store = text_of(store, name)
+    if hasattr(model, "serializer"):
+        store = text_of(store, name)
     store = open_store(store)
     used = sha_batch(batch_of(store, settings["windows"], 160, settings["seed"], model))
     windows = {"episodes": 3, "stride": 2}
-    batches = [{k: v[i:i + 1] for k, v in batch_of(store, windows, 6, 11, model).items()} for i in range(6)]
+    batches = [{k: v[i : i + 1] for k, v in batch_of(store, windows, 6, 11, model).items()} for i in range(6)]
     return {"windows": used, "losses": [losses_of(model, trimmed(b)) for b in batches]}
 
 
@@ -130,7 +151,8 @@ def trimmed(batch):
 def text_of(store, model):
     "Rollouts as tokens are read as their text, which `train --resume` lays beside them; the store of a copy."
     store = Path(store)
-    if not (store / "text").exists(): resumed(model, store.parent.parent)
+    if not (store / "text").exists():
+        resumed(model, store.parent.parent)
     return store / "text" if (store / "text").exists() else store
 
 
@@ -147,9 +169,13 @@ def played(name, data):
     out = data / f"{name}.csv"
     size = ("--episodes", 5, "--instances", 2, "--streams", 2, "--seed", 0)
     ad_distill("evaluate", f"models/{name}", *size, "-q", "--out", out, cwd=data)
-    with open(out, newline="") as f: rows = list(csv.DictReader(f))
-    return {"columns": list(rows[0]), "instances": [int(r["instance"]) for r in rows[::5]],
-            "returns": np.reshape([float(r["return"]) for r in rows], (-1, 5)).round(6).tolist()}
+    with open(out, newline="") as f:
+        rows = list(csv.DictReader(f))
+    return {
+        "columns": list(rows[0]),
+        "instances": [int(r["instance"]) for r in rows[::5]],
+        "returns": np.reshape([float(r["return"]) for r in rows], (-1, 5)).round(6).tolist(),
+    }
 
 
 def copied(to):
@@ -167,7 +193,8 @@ def facts():
         found = {"stores": {s: store_facts(data / "stores" / s) for s in STORES}}
         found["texts"] = {s: text_facts(data / "stores" / s) for s in STORES}
         found["windows"] = {s: window_facts(data / "stores" / s) for s in DRAWN}
-        for m in MODELS: resumed(m, data)
+        for m in MODELS:
+            resumed(m, data)
         found["models"] = {m: model_facts(m, data) for m in MODELS}
         for m in TEXT_MODELS:
             store = text_of(data / COMMANDS["models"][m][1], m)
@@ -177,11 +204,13 @@ def facts():
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory): return copied(tmp_path_factory.mktemp("old"))
+def data(tmp_path_factory):
+    return copied(tmp_path_factory.mktemp("old"))
 
 
 @pytest.fixture(scope="module")
-def expected(): return json.loads((DATA / "expected.json").read_text())
+def expected():
+    return json.loads((DATA / "expected.json").read_text())
 
 
 @pytest.mark.parametrize("name", STORES)

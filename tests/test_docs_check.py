@@ -1,4 +1,5 @@
 "scripts/docs_check.py finds what it is there to find."
+
 import subprocess
 import sys
 
@@ -42,30 +43,38 @@ def test_a_good_site_has_no_fault(tmp_path):
     assert docs_check.static(site(tmp_path, f'<img src="p.svg" alt="a triangle"> {links}'), HERE) == []
 
 
-@pytest.mark.parametrize("text, found", [
-    ('<a href="../other.html#part">up</a> <img src="../p.svg" alt="x"> <a href="page.html#top">self</a>', None),
-    (f'<a href="{HERE}/other.html#part">from the top</a> <a href="/p.svg">from the top</a>', None),
-    ('<a href="other.html">x</a>', "deep/page.html: dead link: other.html"),
-    ('<img src="p.svg" alt="x">', "deep/page.html: dead link: p.svg"),
-    ('<a href="../other.html#gone">x</a>', "deep/page.html: no such anchor: ../other.html#gone")])
+@pytest.mark.parametrize(
+    "text, found",
+    [
+        ('<a href="../other.html#part">up</a> <img src="../p.svg" alt="x"> <a href="page.html#top">self</a>', None),
+        (f'<a href="{HERE}/other.html#part">from the top</a> <a href="/p.svg">from the top</a>', None),
+        ('<a href="other.html">x</a>', "deep/page.html: dead link: other.html"),
+        ('<img src="p.svg" alt="x">', "deep/page.html: dead link: p.svg"),
+        ('<a href="../other.html#gone">x</a>', "deep/page.html: no such anchor: ../other.html#gone"),
+    ],
+)
 def test_links_of_a_page_in_a_folder(tmp_path, text, found):
     wrong = docs_check.static(nested(tmp_path, text), HERE)
     assert wrong == ([found] if found else [])
 
 
-@pytest.mark.parametrize("text, title, found", [
-    ('<a href="gone.html">x</a>', "A", "dead link: gone.html"),
-    (f'<a href="{HERE}/gone.html">x</a>', "A", f"dead link: {HERE}/gone.html"),
-    ('<a href="index.html#gone">x</a>', "A", "no such anchor: index.html#gone"),
-    ('<a href="#gone">x</a>', "A", "no such anchor: #gone"),
-    ('<img src="p.svg">', "A", "without alt text: p.svg"),
-    ('<img src="p.svg" alt=" ">', "A", "without alt text"),
-    ('<img src="gone.png" alt="x">', "A", "dead link: gone.png"),
-    ('<link rel="icon" href="/favicon.ico">', "A", "dead link: /favicon.ico"),
-    ('<link rel="icon" href="gone.ico">', "A", "dead link: gone.ico"),
-    ('<b id="part">x</b>', "A", "two elements with the id 'part'"),
-    ("<h1>again</h1>", "A", "2 headings of the first level"),
-    ("x", " ", "no title")])
+@pytest.mark.parametrize(
+    "text, title, found",
+    [
+        ('<a href="gone.html">x</a>', "A", "dead link: gone.html"),
+        (f'<a href="{HERE}/gone.html">x</a>', "A", f"dead link: {HERE}/gone.html"),
+        ('<a href="index.html#gone">x</a>', "A", "no such anchor: index.html#gone"),
+        ('<a href="#gone">x</a>', "A", "no such anchor: #gone"),
+        ('<img src="p.svg">', "A", "without alt text: p.svg"),
+        ('<img src="p.svg" alt=" ">', "A", "without alt text"),
+        ('<img src="gone.png" alt="x">', "A", "dead link: gone.png"),
+        ('<link rel="icon" href="/favicon.ico">', "A", "dead link: /favicon.ico"),
+        ('<link rel="icon" href="gone.ico">', "A", "dead link: gone.ico"),
+        ('<b id="part">x</b>', "A", "two elements with the id 'part'"),
+        ("<h1>again</h1>", "A", "2 headings of the first level"),
+        ("x", " ", "no title"),
+    ],
+)
 def test_faults_in_files(tmp_path, text, title, found):
     wrong = docs_check.static(site(tmp_path, text, title=title), HERE)
     assert any(found in line for line in wrong)
@@ -74,8 +83,10 @@ def test_faults_in_files(tmp_path, text, title, found):
 def test_navigation_and_pictures_of_experiments(tmp_path):
     (site(tmp_path) / "exp_x.html").write_text(GOOD.format(title="X", text="x", more=""))
     wrong = docs_check.static(tmp_path, HERE)
-    assert wrong == ["exp_x.html: an experiment without a picture",
-                     "exp_x.html: the navigation of the home page does not lead there"]
+    assert wrong == [
+        "exp_x.html: an experiment without a picture",
+        "exp_x.html: the navigation of the home page does not lead there",
+    ]
 
 
 def test_nothing_there(tmp_path):
@@ -84,6 +95,7 @@ def test_nothing_there(tmp_path):
 
 def test_a_public_name_without_entry_is_found(tmp_path):
     from ad_distill.dev.api_docs import page_of
+
     name = page_of("ad_distill.dev.api_docs")
     assert name == "dev/api_docs.html"
     (tmp_path / "dev").mkdir()
@@ -93,10 +105,14 @@ def test_a_public_name_without_entry_is_found(tmp_path):
     assert "ad_distill.data.store: no page" in wrong
 
 
-@pytest.mark.parametrize("options, code, said", [
-    (["--no-browser"], 0, "no fault found"),
-    ([], 0, "apt-get install chromium"),
-    (["--need-browser"], 1, "apt-get install chromium")])
+@pytest.mark.parametrize(
+    "options, code, said",
+    [
+        (["--no-browser"], 0, "no fault found"),
+        ([], 0, "apt-get install chromium"),
+        (["--need-browser"], 1, "apt-get install chromium"),
+    ],
+)
 def test_without_a_browser_it_says_so(tmp_path, monkeypatch, options, code, said):
     monkeypatch.setenv("AD_DISTILL_CHROMIUM", "no-such-browser")
     command = [sys.executable, ROOT / "scripts/docs_check.py", site(tmp_path), "--no-api", "--base", HERE, *options]
@@ -105,13 +121,17 @@ def test_without_a_browser_it_says_so(tmp_path, monkeypatch, options, code, said
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
-@pytest.mark.parametrize("text, more, found", [
-    ("fine", "", None),
-    ("fine", "<script>nothing.there()</script>", "ReferenceError"),
-    ("fine", "<script>console.error('bad day')</script>", "bad day"),
-    ('<img src="gone.png" alt="x">', "", "missing picture: gone.png"),
-    ('<p style="width:3000px">long</p>', "", "wider than the screen"),
-    ("fine", '<script src="http://localhost:1/x.js"></script>', "loads from the network")])
+@pytest.mark.parametrize(
+    "text, more, found",
+    [
+        ("fine", "", None),
+        ("fine", "<script>nothing.there()</script>", "ReferenceError"),
+        ("fine", "<script>console.error('bad day')</script>", "bad day"),
+        ('<img src="gone.png" alt="x">', "", "missing picture: gone.png"),
+        ('<p style="width:3000px">long</p>', "", "wider than the screen"),
+        ("fine", '<script src="http://localhost:1/x.js"></script>', "loads from the network"),
+    ],
+)
 def test_faults_in_a_browser(tmp_path, text, more, found):
     wrong = docs_check.shown(site(tmp_path, text, more), BROWSER, tmp_path / "shots")
     assert any(found in w for w in wrong) if found else wrong == [], wrong

@@ -1,4 +1,5 @@
 """Stores to Minari and to datasets and back: nothing changes, whichever side it began on; what cannot be done is one line."""
+
 import io
 import json
 import os
@@ -37,21 +38,45 @@ def written(store):
 def made_store(path, state, action, *, known=True, text=None, task=None, histories=3, empty=False):
     "A store of random histories, the last of them with an empty episode where `empty`."
     rng, spaces = np.random.default_rng(0), Spaces(state, action)
-    for s in (state, action): s.seed(0)
+    for s in (state, action):
+        s.seed(0)
 
     def values(space, n):
-        if isinstance(space, S.Text): return [str(rng.choice(text)) for _ in range(n)]
+        if isinstance(space, S.Text):
+            return [str(rng.choice(text)) for _ in range(n)]
         return [space.sample() for _ in range(n)]
+
     with StoreWriter(path, spaces, {"made": "by a test", "n": histories}) as writer:
         for i in range(histories):
             episodes = []
             for e in range(4):
                 n = 0 if empty and i == histories - 1 and e == 1 else int(rng.integers(1, 7))
                 end = np.arange(n) == n - 1
-                logprob = -rng.random(n) if known and i != 1 else np.full(n, np.nan)  # one history whose probabilities nobody knows
-                reward = np.where(rng.random(n) < .1, np.nan, rng.normal(size=n))
-                episodes.append(Trajectory(state=values(state, n), action=values(action, n), reward=reward, logprob=logprob, terminated=end & (e % 2 == 0), truncated=end & (e == 1), spaces=spaces))
-            writer.put(i, History.from_episodes(episodes, task=task or {"name": "t", "params": {"a": [1, 2]}, "instance": i * 7}, source={"name": f"s{i % 2}", "params": {"lr": .1}}, seed=2 ** 40 + i, versions={"x": "1"}))
+                logprob = (
+                    -rng.random(n) if known and i != 1 else np.full(n, np.nan)
+                )  # one history whose probabilities nobody knows
+                reward = np.where(rng.random(n) < 0.1, np.nan, rng.normal(size=n))
+                episodes.append(
+                    Trajectory(
+                        state=values(state, n),
+                        action=values(action, n),
+                        reward=reward,
+                        logprob=logprob,
+                        terminated=end & (e % 2 == 0),
+                        truncated=end & (e == 1),
+                        spaces=spaces,
+                    )
+                )
+            writer.put(
+                i,
+                History.from_episodes(
+                    episodes,
+                    task=task or {"name": "t", "params": {"a": [1, 2]}, "instance": i * 7},
+                    source={"name": f"s{i % 2}", "params": {"lr": 0.1}},
+                    seed=2**40 + i,
+                    versions={"x": "1"},
+                ),
+            )
     return Store.open(path)
 
 
@@ -60,7 +85,12 @@ CASES = {
     "grid": dict(state=S.MultiDiscrete([9, 9]), action=S.Discrete(5), known=False),
     "vector": dict(state=S.Box(-np.inf, np.inf, (3,)), action=S.Box(-1, 1, (2,), np.float64), empty=True),
     "matrix": dict(state=S.Box(0, 255, (40, 36), np.uint8), action=S.MultiDiscrete([[2, 3], [4, 5]]), histories=1),
-    "text": dict(state=S.Text(9, min_length=0, charset="abé \n😀"), action=S.Text(8, min_length=0, charset="abé \n😀"), text=["a", "", "é b", "ab\nba", "😀a"], task={"name": "t", "instance": [1, "x"]}),
+    "text": dict(
+        state=S.Text(9, min_length=0, charset="abé \n😀"),
+        action=S.Text(8, min_length=0, charset="abé \n😀"),
+        text=["a", "", "é b", "ab\nba", "😀a"],
+        task={"name": "t", "instance": [1, "x"]},
+    ),
 }
 
 
@@ -68,20 +98,26 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_a_store_returns_from_minari(case, data_format, tmp_path):
     store = made_store(tmp_path / "store", **CASES[case])
-    dataset = to_minari(store, "some/where-v2", data_format, about={"author": "Ada", "code_permalink": "https://example.org"})
+    dataset = to_minari(
+        store, "some/where-v2", data_format, about={"author": "Ada", "code_permalink": "https://example.org"}
+    )
     assert dataset.total_steps == store.n_transitions and dataset.storage.metadata["author"] == {"Ada"}
     assert dataset.id == "some/where-v2" and dataset.storage.FORMAT == data_format
     again = minari.load_dataset("some/where-v2")
     i = 0
     for h in store:
         for e in range(len(h)):
-            if not len(h[e]): continue
+            if not len(h[e]):
+                continue
             episode, i = again[i], i + 1
             assert len(episode.observations) == len(h[e]) + 1 and len(episode) == len(h[e])
             assert _equal(episode.rewards, h[e].reward) and _equal(episode.truncations, h[e].truncated)
             assert all(again.observation_space.contains(x) for x in episode.observations)
-            assert np.array_equal(np.asarray(episode.observations[-1]), np.asarray(episode.observations[-2])), "the last state is written twice"
-            if CASES[case].get("known", True): assert _equal(np.asarray(episode.infos["logprob"], np.float32)[:-1], h[e].logprob)
+            assert np.array_equal(np.asarray(episode.observations[-1]), np.asarray(episode.observations[-2])), (
+                "the last state is written twice"
+            )
+            if CASES[case].get("known", True):
+                assert _equal(np.asarray(episode.infos["logprob"], np.float32)[:-1], h[e].logprob)
     assert again.total_episodes == i
     assert written(from_minari("some/where-v2", tmp_path / "back")) == written(store)
     assert written(from_minari(dataset, tmp_path / "back2")) == written(store)
@@ -89,6 +125,7 @@ def test_a_store_returns_from_minari(case, data_format, tmp_path):
 
 def test_what_lies_beside_a_store_travels(tmp_path):
     from ad_distill.data.hub import from_dataset, save_dataset
+
     store = made_store(tmp_path / "store", **CASES["discrete"])
     (store.path / "tokenizer").mkdir()
     (store.path / "tokenizer" / "vocab.json").write_text("{}")
@@ -101,7 +138,8 @@ def test_what_lies_beside_a_store_travels(tmp_path):
 
 def test_text_with_nul_goes_by_arrow_only(tmp_path):
     store = made_store(tmp_path / "store", S.Text(3), S.Text(3), text=["a\0b", "\0"])
-    with pytest.raises(UserError, match="arrow"): to_minari(store, "nul-v0")
+    with pytest.raises(UserError, match="arrow"):
+        to_minari(store, "nul-v0")
     assert not (tmp_path / "minari" / "nul-v0").exists()
     to_minari(store, "nul-v0", "arrow")
     assert written(from_minari("nul-v0", tmp_path / "back")) == written(store)
@@ -109,71 +147,117 @@ def test_text_with_nul_goes_by_arrow_only(tmp_path):
 
 class Door(gym.Env):
     "A composite environment: its observations are a Dict, its actions a Tuple."
-    observation_space = S.Dict(eye=S.Box(-9, 9, (2,), np.float32), door=S.Discrete(3, start=2), more=S.Tuple([S.MultiBinary(3), S.Box(-9, 9, (1,), np.float64)]))
+
+    observation_space = S.Dict(
+        eye=S.Box(-9, 9, (2,), np.float32),
+        door=S.Discrete(3, start=2),
+        more=S.Tuple([S.MultiBinary(3), S.Box(-9, 9, (1,), np.float64)]),
+    )
     action_space = S.Tuple([S.Discrete(2), S.Box(-1, 1, (2,), np.float32)])
 
     def _see(self):
         rng = self.np_random
-        return dict(eye=rng.uniform(-1, 1, 2).astype(np.float32), door=np.int64(rng.integers(2, 5)), more=(rng.integers(0, 2, 3).astype(np.int8), rng.uniform(-1, 1, 1)))
+        return dict(
+            eye=rng.uniform(-1, 1, 2).astype(np.float32),
+            door=np.int64(rng.integers(2, 5)),
+            more=(rng.integers(0, 2, 3).astype(np.int8), rng.uniform(-1, 1, 1)),
+        )
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
         self.t = 0
-        return self._see(), {"t": 0.}
+        return self._see(), {"t": 0.0}
 
     def step(self, action):
         self.t += 1
         return self._see(), float(self.np_random.normal()), self.t == 4, False, {"t": float(self.t)}
 
 
-ENVS = {"CartPole-v1": lambda: gym.make("CartPole-v1", max_episode_steps=12), "Pendulum-v1": lambda: gym.make("Pendulum-v1", max_episode_steps=8),
-        "FrozenLake-v1": lambda: gym.make("FrozenLake-v1"), "Blackjack-v1": lambda: gym.make("Blackjack-v1"), "Door": Door}
+ENVS = {
+    "CartPole-v1": lambda: gym.make("CartPole-v1", max_episode_steps=12),
+    "Pendulum-v1": lambda: gym.make("Pendulum-v1", max_episode_steps=8),
+    "FrozenLake-v1": lambda: gym.make("FrozenLake-v1"),
+    "Blackjack-v1": lambda: gym.make("Blackjack-v1"),
+    "Door": Door,
+}
 
 
 def steps_of(env, seed):
     "One episode of random actions: observations, actions, rewards, terminations, truncations, clock."
-    got, done = ([env.reset(seed=seed)[0]], [], [], [], [], [0.]), False
+    got, done = ([env.reset(seed=seed)[0]], [], [], [], [], [0.0]), False
     while not done:
         action = env.action_space.sample()
         observation, reward, terminated, truncated, _ = env.step(action)
         done = terminated or truncated
-        for column, x in zip(got, (observation, action, reward, terminated, truncated, float(len(got[1]) + 1))): column.append(x)
+        for column, x in zip(got, (observation, action, reward, terminated, truncated, float(len(got[1]) + 1))):
+            column.append(x)
     return got
 
 
 def columns(space, rows):
     "A list of values as Minari takes them: nested as the space is, lists at the ends."
-    if isinstance(space, S.Dict): return {k: columns(s, [r[k] for r in rows]) for k, s in space.spaces.items()}
-    if isinstance(space, S.Tuple): return tuple(columns(s, [r[i] for r in rows]) for i, s in enumerate(space.spaces))
+    if isinstance(space, S.Dict):
+        return {k: columns(s, [r[k] for r in rows]) for k, s in space.spaces.items()}
+    if isinstance(space, S.Tuple):
+        return tuple(columns(s, [r[i] for r in rows]) for i, s in enumerate(space.spaces))
     return rows
 
 
 def at(space, x, t):
     "Step t of values as Minari gives them."
-    if isinstance(space, S.Dict): return {k: at(s, x[k], t) for k, s in space.spaces.items()}
+    if isinstance(space, S.Dict):
+        return {k: at(s, x[k], t) for k, s in space.spaces.items()}
     return tuple(at(s, x[i], t) for i, s in enumerate(space.spaces)) if isinstance(space, S.Tuple) else x[t]
 
 
 def by_buffers(env, name, data_format, infos):
     "A dataset that Minari makes of episodes."
     from minari.data_collector import EpisodeBuffer
+
     buffers = []
     for seed in range(5):
         o, a, r, e, c, clock = steps_of(env, seed)
-        about = dict(infos={"clock": clock, "deep": {"er": [np.array([x, -x]) for x in clock]}} if infos and data_format == "hdf5" else {"clock": clock} if infos else None)
-        buffers.append(EpisodeBuffer(seed=seed + 2 ** 63, options={"easy": True, "at": {"x": 1}}, observations=columns(env.observation_space, o), actions=columns(env.action_space, a), rewards=r, terminations=e, truncations=c, **about))
+        about = dict(
+            infos={"clock": clock, "deep": {"er": [np.array([x, -x]) for x in clock]}}
+            if infos and data_format == "hdf5"
+            else {"clock": clock}
+            if infos
+            else None
+        )
+        buffers.append(
+            EpisodeBuffer(
+                seed=seed + 2**63,
+                options={"easy": True, "at": {"x": 1}},
+                observations=columns(env.observation_space, o),
+                actions=columns(env.action_space, a),
+                rewards=r,
+                terminations=e,
+                truncations=c,
+                **about,
+            )
+        )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return minari.create_dataset_from_buffers(name, buffers, env=env, algorithm_name="chance", author={"Ada", "Bob"}, data_format=data_format)
+        return minari.create_dataset_from_buffers(
+            name, buffers, env=env, algorithm_name="chance", author={"Ada", "Bob"}, data_format=data_format
+        )
 
 
 def by_collector(env, name, data_format, infos):
     "A dataset that Minari's own collector records."
     collector = minari.DataCollector(env, record_infos=infos, data_format=data_format)
-    for seed in range(5): steps_of(collector, seed)
+    for seed in range(5):
+        steps_of(collector, seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return collector.create_dataset(name, algorithm_name="chance", author="Ada", author_email="ada@example.org", description="random", requirements=["gymnasium>=1"])
+        return collector.create_dataset(
+            name,
+            algorithm_name="chance",
+            author="Ada",
+            author_email="ada@example.org",
+            description="random",
+            requirements=["gymnasium>=1"],
+        )
 
 
 def assert_equal_datasets(a, b):
@@ -183,10 +267,15 @@ def assert_equal_datasets(a, b):
     for x, y in zip(a, b):
         x, y = (_leaves({k: getattr(e, k) for k in parts if getattr(e, k) is not None}) for e in (x, y))
         assert x.keys() == y.keys()
-        for k in x: assert _equal(x[k], y[k]), k
+        for k in x:
+            assert _equal(x[k], y[k]), k
     about = lambda d: [_plain_values(m) for m in d.storage.get_episode_metadata(d.episode_indices)]
     assert about(a) == about(b)
-    rest = lambda d: {k: v for k, v in d.storage.metadata.items() if k not in ("dataset_id", "dataset_size", "jpeg_encoding", "data_format")}
+    rest = lambda d: {
+        k: v
+        for k, v in d.storage.metadata.items()
+        if k not in ("dataset_id", "dataset_size", "jpeg_encoding", "data_format")
+    }
     assert rest(a) == rest(b)
 
 
@@ -194,36 +283,54 @@ def assert_equal_datasets(a, b):
 @pytest.mark.parametrize("env", ENVS)
 @pytest.mark.parametrize("record", [by_buffers, by_collector])
 def test_a_dataset_of_minari_returns_from_a_store(record, env, data_format, tmp_path):
-    if record is by_collector: pytest.importorskip("jax", reason="Minari's collector needs jax, which is not installed")
+    if record is by_collector:
+        pytest.importorskip("jax", reason="Minari's collector needs jax, which is not installed")
     made = ENVS[env]()
     made.action_space.seed(0)
     theirs = record(made, "some/data-v0", data_format, infos=env in ("Pendulum-v1", "Door"))
     store = from_minari("some/data-v0", tmp_path / "store")
     assert len(store) == 1 and store.n_transitions == theirs.total_steps and np.isnan(store[0].columns["logprob"]).all()
     space = made.observation_space
-    assert store[0].source["name"] == "chance" and store.spaces.state == (space if isinstance(space, (S.Box, S.Discrete)) else S.flatten_space(space))
+    assert store[0].source["name"] == "chance" and store.spaces.state == (
+        space if isinstance(space, (S.Box, S.Discrete)) else S.flatten_space(space)
+    )
     for i, episode in enumerate(theirs):
         ours = store[0][i]
         expected = [at(space, episode.observations, t) for t in range(len(episode))]
-        assert np.array_equal(ours.state, expected if store.spaces.state is space or isinstance(space, S.Discrete) else [S.flatten(space, x) for x in expected])
-        assert np.array_equal(ours.reward, episode.rewards.astype(np.float32)) and np.array_equal(ours.terminated, episode.terminations) and np.array_equal(ours.truncated, episode.truncations)
+        assert np.array_equal(
+            ours.state,
+            expected
+            if store.spaces.state is space or isinstance(space, S.Discrete)
+            else [S.flatten(space, x) for x in expected],
+        )
+        assert (
+            np.array_equal(ours.reward, episode.rewards.astype(np.float32))
+            and np.array_equal(ours.terminated, episode.terminations)
+            and np.array_equal(ours.truncated, episode.truncations)
+        )
     for other in FORMATS:
         again = to_minari(store, f"some/{other}-v1", other)
         assert again.storage.FORMAT == other
         assert_equal_datasets(theirs, again)
         back = written(from_minari(again, tmp_path / other))
-        for name in ("transitions.arrow", "minari.npz"): assert back[name] == written(store)[name], name
+        for name in ("transitions.arrow", "minari.npz"):
+            assert back[name] == written(store)[name], name
 
 
 @pytest.mark.parametrize("named", [True, False])
 def test_a_model_learns_from_a_dataset_of_minari(named, tmp_path, monkeypatch):
     "From somebody else's episodes to a model that acts, by commands alone."
     monkeypatch.chdir(tmp_path)
-    env = gym.make("CartPole-v1", max_episode_steps=12) if named else gym.wrappers.TimeLimit(gym.make("CartPole-v1").unwrapped.__class__(), 12)
+    env = (
+        gym.make("CartPole-v1", max_episode_steps=12)
+        if named
+        else gym.wrappers.TimeLimit(gym.make("CartPole-v1").unwrapped.__class__(), 12)
+    )
     env.action_space.seed(0)
     by_buffers(env, "cart/pole-v0", "hdf5", False)
     train = "train store --steps 2 --episodes 2 --stride 1 -s width 16 -s layers 1 -s heads 1 --out model".split()
-    if named: assert command("import", "minari", "cart/pole-v0", "--out", "store")[0] == 0
+    if named:
+        assert command("import", "minari", "cart/pole-v0", "--out", "store")[0] == 0
     else:
         assert command("import", "minari", "cart/pole-v0", "--out", "nameless")[0] == 0
         code, _, err = command("train", "nameless", *train[2:])
@@ -233,9 +340,16 @@ def test_a_model_learns_from_a_dataset_of_minari(named, tmp_path, monkeypatch):
     assert task == {"name": "gym:CartPole-v1", "params": {"max_steps": 12} if named else {}}
     code, _, err = command(*train)
     assert code == 0, err
-    code, said, err = command("evaluate", "model", "--episodes", "2", "--instances", "3", "--out", "played.csv", "--json")
+    code, said, err = command(
+        "evaluate", "model", "--episodes", "2", "--instances", "3", "--out", "played.csv", "--json"
+    )
     assert code == 0 and json.loads(said)["task"] == "gym:CartPole-v1", err
-    for wrong, says in ((["-s", "env", "Pendulum-v1"] if named else ["-s", "evn", "CartPole-v1"], "leave out env" if named else "-s evn"),):
+    for wrong, says in (
+        (
+            ["-s", "env", "Pendulum-v1"] if named else ["-s", "evn", "CartPole-v1"],
+            "leave out env" if named else "-s evn",
+        ),
+    ):
         code, said, err = command("import", "minari", "cart/pole-v0", *wrong, "--out", "x")
         assert code == 2 and says in err and err.count("\n") == 1 and not (tmp_path / "x").exists(), err
 
@@ -249,7 +363,8 @@ def test_who_names_a_file_runs_no_code(tmp_path):
     d["env_spec"] = json.dumps(dict(id="X-v0", entry_point="os:getcwd"))
     del d["action_space"]
     path.write_text(json.dumps(d))
-    with pytest.raises(UserError, match="action space"): from_minari(tmp_path / "there", tmp_path / "back")
+    with pytest.raises(UserError, match="action space"):
+        from_minari(tmp_path / "there", tmp_path / "back")
     assert not (tmp_path / "back").exists()
 
 
@@ -257,28 +372,43 @@ def test_part_of_a_store_is_refused(tmp_path):
     store = made_store(tmp_path / "store", **CASES["discrete"])
     dataset = to_minari(store, "whole-v0")
     part = dataset.filter_episodes(lambda e: e.id != 5)
-    with pytest.raises(UserError, match="lacks episode 1 of history 1"): from_minari(part, tmp_path / "back")
-    with pytest.raises(UserError, match="exists already"): from_minari(dataset, store.path)
-    with pytest.raises(UserError, match="exists already"): to_minari(store, "whole-v0")
-    with pytest.raises(UserError, match="did you mean arrow"): to_minari(store, "other-v0", "arow")
-    with pytest.raises(UserError, match="is no dataset of Minari"): from_minari("other-v0", tmp_path / "back")
+    with pytest.raises(UserError, match="lacks episode 1 of history 1"):
+        from_minari(part, tmp_path / "back")
+    with pytest.raises(UserError, match="exists already"):
+        from_minari(dataset, store.path)
+    with pytest.raises(UserError, match="exists already"):
+        to_minari(store, "whole-v0")
+    with pytest.raises(UserError, match="did you mean arrow"):
+        to_minari(store, "other-v0", "arow")
+    with pytest.raises(UserError, match="is no dataset of Minari"):
+        from_minari("other-v0", tmp_path / "back")
     assert written(from_minari("whole-v0", tmp_path / "back")) == written(store)
-    assert sorted(p.name for p in (tmp_path / "minari").iterdir()) == ["whole-v0"] and not [p for p in tmp_path.iterdir() if "unfinished" in p.name]
+    assert sorted(p.name for p in (tmp_path / "minari").iterdir()) == ["whole-v0"] and not [
+        p for p in tmp_path.iterdir() if "unfinished" in p.name
+    ]
 
 
 # ---- datasets
+
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_store_returns_from_a_table(case, tmp_path):
     from datasets import Dataset, load_from_disk
     from ad_distill.data.hub import from_dataset, save_dataset
+
     store = made_store(tmp_path / "store", **CASES[case])
     table = save_dataset(store, tmp_path / "table")
     assert len(table) == len(store.episode_lengths)
     if len(store) > 1:
         row, episode = table[5], store[1][1]
-        assert (row["history"], row["episode"], row["seed"]) == (1, 1, 2 ** 40 + 1) and row["truncated"] and not row["terminated"]
-        assert row["instance"] == (7 if case != "text" else None) and np.array_equal(np.array(row["state"], episode.state.dtype), episode.state)
+        assert (
+            (row["history"], row["episode"], row["seed"]) == (1, 1, 2**40 + 1)
+            and row["truncated"]
+            and not row["terminated"]
+        )
+        assert row["instance"] == (7 if case != "text" else None) and np.array_equal(
+            np.array(row["state"], episode.state.dtype), episode.state
+        )
     table.to_parquet(str(tmp_path / "t.parquet"))  # what a hub keeps
     parquet = Dataset.from_parquet(str(tmp_path / "t.parquet"), cache_dir=str(tmp_path / "cache"))
     for i, source in enumerate((tmp_path / "table", load_from_disk(str(tmp_path / "table")).shuffle(seed=1), parquet)):
@@ -288,51 +418,86 @@ def test_a_store_returns_from_a_table(case, tmp_path):
 def test_a_table_that_is_not_whole_is_refused(tmp_path):
     from datasets import DatasetDict
     from ad_distill.data.hub import from_dataset, push_dataset, save_dataset
+
     store = made_store(tmp_path / "store", **CASES["grid"])
     table = save_dataset(store, tmp_path / "table")
-    for part, says in ((table.select(range(11)), "all episodes of history 2"), (table.filter(lambda r: r["history"] < 2), "2 of 3 histories"), (table.select([1, 2]), "first episode"),
-                       (table.select([0, *range(12)]), "history 0"), (table.remove_columns("state"), "state"), (DatasetDict(a=table, b=table), "splits a, b"),
-                       (tmp_path / "none", "folder"), ("hub:nobody/nothing", "nobody/nothing")):
-        with pytest.raises(UserError, match=says) as e: from_dataset(part, tmp_path / "back")
+    for part, says in (
+        (table.select(range(11)), "all episodes of history 2"),
+        (table.filter(lambda r: r["history"] < 2), "2 of 3 histories"),
+        (table.select([1, 2]), "first episode"),
+        (table.select([0, *range(12)]), "history 0"),
+        (table.remove_columns("state"), "state"),
+        (DatasetDict(a=table, b=table), "splits a, b"),
+        (tmp_path / "none", "folder"),
+        ("hub:nobody/nothing", "nobody/nothing"),
+    ):
+        with pytest.raises(UserError, match=says) as e:
+            from_dataset(part, tmp_path / "back")
         assert "\n" not in str(e.value)
     assert not (tmp_path / "back").exists()
     assert written(from_dataset(DatasetDict(train=table), tmp_path / "back")) == written(store)
-    with pytest.raises(UserError, match="nobody/nothing") as e: push_dataset(store, "nobody/nothing", token="hf_x")
+    with pytest.raises(UserError, match="nobody/nothing") as e:
+        push_dataset(store, "nobody/nothing", token="hf_x")
     assert "\n" not in str(e.value)
-    empty = History(dict.fromkeys(("state", "action", "reward", "logprob", "terminated", "truncated"), ()), np.zeros(0, np.int32), store.spaces, {"name": "t"}, {"name": "s"}, 0, versions())
-    with StoreWriter(tmp_path / "empty", store.spaces) as writer: writer.put(0, empty)
-    with pytest.raises(UserError, match="no episode"): save_dataset(Store.open(tmp_path / "empty"), tmp_path / "t2")
+    empty = History(
+        dict.fromkeys(("state", "action", "reward", "logprob", "terminated", "truncated"), ()),
+        np.zeros(0, np.int32),
+        store.spaces,
+        {"name": "t"},
+        {"name": "s"},
+        0,
+        versions(),
+    )
+    with StoreWriter(tmp_path / "empty", store.spaces) as writer:
+        writer.put(0, empty)
+    with pytest.raises(UserError, match="no episode"):
+        save_dataset(Store.open(tmp_path / "empty"), tmp_path / "t2")
 
 
 # ---- the command line
 
+
 def command(*args):
     "Exit code, stdout and stderr of a command, run here."
     from ad_distill.cli.main import main
+
     out, err = io.StringIO(), io.StringIO()
     stdout, sys.stdout = sys.stdout, out
     try:
-        with redirect_stderr(err): main([str(a) for a in args])
-    except SystemExit as e: code = e.code
-    finally: sys.stdout = stdout
+        with redirect_stderr(err):
+            main([str(a) for a in args])
+    except SystemExit as e:
+        code = e.code
+    finally:
+        sys.stdout = stdout
     return code, out.getvalue(), err.getvalue()
 
 
 def test_commands(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     store = made_store(tmp_path / "store", **CASES["discrete"])
-    for to, out, more in (("minari", "by/hand-v0", ["--format", "arrow"]), ("minari", "folder", []), ("datasets", "table", [])):
+    for to, out, more in (
+        ("minari", "by/hand-v0", ["--format", "arrow"]),
+        ("minari", "folder", []),
+        ("datasets", "table", []),
+    ):
         code, said, err = command("export", "store", "--to", to, "--out", out, "--json", *more)
         assert (code, err) == (0, "") and json.loads(said)["transitions"] == store.n_transitions
         code, said, err = command("import", to, out, "--out", f"back_{to}_{out.replace('/', '_')}")
         assert (code, err) == (0, "") and "3 histories" in said
         assert written(Store.open(f"back_{to}_{out.replace('/', '_')}")) == written(store)
     assert (tmp_path / "minari" / "by" / "hand-v0" / "data").is_dir()
-    for args, says in ((("export", "store", "--to", "minari", "--out", "by/hand-v0"), "exists already"), (("export", "none", "--to", "minari", "--out", "x-v0"), "none is not a store"),
-                       (("export", "store", "--to", "parquet", "--out", "x"), "parquet"), (("export", "store", "--to", "datasets", "--out", "hub:nobody/nothing"), "nobody/nothing"),
-                       (("import", "minari", "none-v0", "--out", "x"), "none-v0"), (("import", "datasets", "none", "--out", "x"), "none"),
-                       (("import", "minari", "by/hand-v0", "--reward", "vader", "--out", "x"), "--reward"),
-                       (("import", "minari", "by/hand-v0", "-s", "env", "CartPole-v1", "--out", "x"), "leave out env"), (("import", "datasets", "table", "-s", "env", "CartPole-v1", "--out", "x"), "-s env")):
+    for args, says in (
+        (("export", "store", "--to", "minari", "--out", "by/hand-v0"), "exists already"),
+        (("export", "none", "--to", "minari", "--out", "x-v0"), "none is not a store"),
+        (("export", "store", "--to", "parquet", "--out", "x"), "parquet"),
+        (("export", "store", "--to", "datasets", "--out", "hub:nobody/nothing"), "nobody/nothing"),
+        (("import", "minari", "none-v0", "--out", "x"), "none-v0"),
+        (("import", "datasets", "none", "--out", "x"), "none"),
+        (("import", "minari", "by/hand-v0", "--reward", "vader", "--out", "x"), "--reward"),
+        (("import", "minari", "by/hand-v0", "-s", "env", "CartPole-v1", "--out", "x"), "leave out env"),
+        (("import", "datasets", "table", "-s", "env", "CartPole-v1", "--out", "x"), "-s env"),
+    ):
         code, said, err = command(*args)
         assert code == 2 and not said and err.startswith("ad_distill: ") and err.count("\n") == 1 and says in err, err
     assert not (tmp_path / "x").exists()
@@ -350,5 +515,12 @@ from ad_distill.cli.main import main
 main(["export", "store", "--to", "minari", "--out", "x-v0"])
 """
     res = run(sys.executable, "-c", code, cwd=tmp_path, check=False)
-    assert res.returncode == 2 and res.stderr.strip() == "ad_distill: this needs the package minari: pip install 'ad_distill[minari]'", res.stderr
-    assert python("import ad_distill.cli.main, sys; assert 'minari' not in sys.modules and 'ray' not in sys.modules", cwd=tmp_path, PATH=os.environ["PATH"])
+    assert (
+        res.returncode == 2
+        and res.stderr.strip() == "ad_distill: this needs the package minari: pip install 'ad_distill[minari]'"
+    ), res.stderr
+    assert python(
+        "import ad_distill.cli.main, sys; assert 'minari' not in sys.modules and 'ray' not in sys.modules",
+        cwd=tmp_path,
+        PATH=os.environ["PATH"],
+    )

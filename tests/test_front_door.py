@@ -1,4 +1,5 @@
 """What `from ad_distill import ...` gives: everything by name, lazily, in an interpreter that imported nothing else."""
+
 import json
 import sys
 
@@ -7,7 +8,9 @@ from conftest import ROOT, python, run
 
 import ad_distill
 
-NAMES = ("make_task make_source make_serializer generate import_log Store Windows distill load_model evaluate play summarize").split()
+NAMES = (
+    "make_task make_source make_serializer generate import_log Store Windows distill load_model evaluate play summarize"
+).split()
 FLOW = """
 from ad_distill import *
 task = make_task("dark_room", size=5)
@@ -22,14 +25,18 @@ print(summarize(table)["model"]["score_mean"])
 
 def test_the_front_door_has_what_it_promises():
     assert set(NAMES) <= set(ad_distill.__all__) <= set(dir(ad_distill))
-    for name in ad_distill.__all__: assert getattr(ad_distill, name) is not None
-    with pytest.raises(AttributeError, match="make_tusk"): ad_distill.make_tusk
-    with pytest.raises(ImportError): exec("from ad_distill import make_tusk")
+    for name in ad_distill.__all__:
+        assert getattr(ad_distill, name) is not None
+    with pytest.raises(AttributeError, match="make_tusk"):
+        ad_distill.make_tusk
+    with pytest.raises(ImportError):
+        exec("from ad_distill import make_tusk")
 
 
 def test_what_an_editor_sees_is_what_is_there():
     "The imports under TYPE_CHECKING name the same modules as the table that is used."
     import ast
+
     tree = ast.parse((ROOT / "ad_distill/__init__.py").read_text(encoding="utf-8"))
     block = next(n for n in tree.body if isinstance(n, ast.If))
     seen = {a.name: n.module for n in ast.walk(block) if isinstance(n, ast.ImportFrom) for a in n.names}
@@ -37,7 +44,13 @@ def test_what_an_editor_sees_is_what_is_there():
 
 
 def loaded(code):
-    return set(json.loads(python(f"import sys, json\n{code}\nprint(json.dumps(sorted(sys.modules)))", cwd=ROOT).stdout.splitlines()[-1]))
+    return set(
+        json.loads(
+            python(f"import sys, json\n{code}\nprint(json.dumps(sorted(sys.modules)))", cwd=ROOT).stdout.splitlines()[
+                -1
+            ]
+        )
+    )
 
 
 def test_importing_it_is_cheap():
@@ -49,11 +62,18 @@ def test_importing_it_is_cheap():
     assert not modules & {"torch", "transformers", "gymnasium", "datasets", "pandas", "matplotlib", "scipy", "pyarrow"}
 
 
-@pytest.mark.parametrize("code", [
-    'import ad_distill; ad_distill.make_task("gym:CartPole-v1")', 'from ad_distill import make_source; make_source("ppo")',
-    'from ad_distill import make_source; make_source("rloo")', 'from ad_distill import make_task; make_task("story_rlhf")',
-    'from ad_distill import make_serializer, make_task; make_serializer("coords", make_task("dark_room").spaces)'])
-def test_names_are_known_without_a_registering_import(code, tmp_path): python(code, cwd=tmp_path)
+@pytest.mark.parametrize(
+    "code",
+    [
+        'import ad_distill; ad_distill.make_task("gym:CartPole-v1")',
+        'from ad_distill import make_source; make_source("ppo")',
+        'from ad_distill import make_source; make_source("rloo")',
+        'from ad_distill import make_task; make_task("story_rlhf")',
+        'from ad_distill import make_serializer, make_task; make_serializer("coords", make_task("dark_room").spaces)',
+    ],
+)
+def test_names_are_known_without_a_registering_import(code, tmp_path):
+    python(code, cwd=tmp_path)
 
 
 def test_the_whole_way_from_the_front_door(tmp_path):
@@ -126,8 +146,15 @@ def test_what_is_imported_reaches_every_process(workers, tmp_path):
     assert "tiny_room" in run("ad_distill", "show", "room", "--history", "0", cwd=tmp_path).stdout
 
 
-@pytest.mark.parametrize("text, says", [("import nothing_of_that_name", "nothing_of_that_name"), ("1 +", "SyntaxError"),
-                                        ("1 / 0", "ZeroDivisionError"), ("raise SystemExit(3)", "SystemExit")])
+@pytest.mark.parametrize(
+    "text, says",
+    [
+        ("import nothing_of_that_name", "nothing_of_that_name"),
+        ("1 +", "SyntaxError"),
+        ("1 / 0", "ZeroDivisionError"),
+        ("raise SystemExit(3)", "SystemExit"),
+    ],
+)
 def test_a_module_that_cannot_be_imported_is_one_line(text, says, tmp_path):
     (tmp_path / "mine.py").write_text(text)
     done = run("ad_distill", "tasks", "--import", "json", "--import", "mine", cwd=tmp_path, check=False)

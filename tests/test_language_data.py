@@ -1,4 +1,5 @@
 """Laws of Language Format data: tokens say what the text says, whole or bit by bit; the cache is never stale; both formats give the same windows."""
+
 import json
 import os
 import subprocess
@@ -15,7 +16,16 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from ad_distill.language import tokens as tokens_module
 from ad_distill.data.dataset import (
-    Leap, ShuffledEpisodes, ShuffledRewards, Strided, TrajectoryDataset, Windows, ZeroedRewards, collate, windows_of)
+    Leap,
+    ShuffledEpisodes,
+    ShuffledRewards,
+    Strided,
+    TrajectoryDataset,
+    Windows,
+    ZeroedRewards,
+    collate,
+    windows_of,
+)
 from ad_distill.language.serializer import FIELDS, make_serializer
 from ad_distill.registry import SERIALIZERS
 from ad_distill.data.store import Store, StoreWriter
@@ -28,8 +38,12 @@ from ad_distill.registry import UserError
 from ad_distill.trajectory import History, Spaces
 
 EXAMPLES = int(os.environ.get("AD_DISTILL_EXAMPLES", "2000")) // 20
-SPACES = {"grid": Spaces(MultiDiscrete([9, 9]), Discrete(5)), "box": Spaces(Box(-8, 8, (3,), np.float32), Box(-2, 2, (1,), np.float32)),
-          "text": Spaces(Text(200), Text(200)), "mixed": Spaces(Box(-1, 1, (2,), np.float32), Text(50))}
+SPACES = {
+    "grid": Spaces(MultiDiscrete([9, 9]), Discrete(5)),
+    "box": Spaces(Box(-8, 8, (3,), np.float32), Box(-2, 2, (1,), np.float32)),
+    "text": Spaces(Text(200), Text(200)),
+    "mixed": Spaces(Box(-1, 1, (2,), np.float32), Text(50)),
+}
 each_serializer = pytest.mark.parametrize("name", SERIALIZERS)
 each_space = pytest.mark.parametrize("kind", SPACES)
 
@@ -39,23 +53,41 @@ def pretrained():
     "A tokenizer in the manner of GPT-2 that has seen other text, and joins much of ours."
     t = Tokenizer(models.BPE())
     t.pre_tokenizer, t.decoder = pre_tokenizers.ByteLevel(add_prefix_space=True), decoders.ByteLevel()
-    text = ['The agent said: "no way"...\n\n', "state: 4\naction: 2\nreward: 1\n", "x0=4 x1=3 a=2 r=0\n", '{"state": [4, 3], "action": 21, "reward": 0.25}\n', "x1 y22 a3 $1 .\n"] * 20
-    t.train_from_iterator(text, trainers.BpeTrainer(vocab_size=600, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False, special_tokens=["</s>"]))
+    text = [
+        'The agent said: "no way"...\n\n',
+        "state: 4\naction: 2\nreward: 1\n",
+        "x0=4 x1=3 a=2 r=0\n",
+        '{"state": [4, 3], "action": 21, "reward": 0.25}\n',
+        "x1 y22 a3 $1 .\n",
+    ] * 20
+    t.train_from_iterator(
+        text,
+        trainers.BpeTrainer(
+            vocab_size=600,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+            special_tokens=["</s>"],
+        ),
+    )
     return PreTrainedTokenizerFast(tokenizer_object=t, eos_token="</s>")
 
 
 def history(spaces, lengths, i=0, seed=0):
     rng, episodes = np.random.default_rng([seed, i]), []
     for n in lengths:
-        while len(e := draw_episode(rng, spaces, n)) < n: pass
+        while len(e := draw_episode(rng, spaces, n)) < n:
+            pass
         episodes.append(e)
-    return History.from_episodes(episodes, task={"name": "toy", "params": {}, "instance": i}, source={"name": "toy", "params": {}}, seed=i)
+    return History.from_episodes(
+        episodes, task={"name": "toy", "params": {}, "instance": i}, source={"name": "toy", "params": {}}, seed=i
+    )
 
 
 def make_store(path, spaces, lengths=((4, 2, 3, 5, 1, 6), (2,) * 9, (3, 1) * 5)):
     with StoreWriter(path, spaces, {"toy": True}) as w:
         for i, n in enumerate(lengths):
-            if not w.has(i): w.put(i, history(spaces, n, i))
+            if not w.has(i):
+                w.put(i, history(spaces, n, i))
     return Store.open(path)
 
 
@@ -76,7 +108,8 @@ def streamed(stream, e):
     for t in range(len(e)):
         now, past = slice(t, t + 1), slice(t - 1, t)
         before = {k: e.columns[k][now] for k in early}
-        if s.late_reward and t: before = dict(reward=e.reward[past], logprob=e.logprob[past])
+        if s.late_reward and t:
+            before = dict(reward=e.reward[past], logprob=e.logprob[past])
         ids += stream.before_action(e.state[now], **before, first=[t == 0])[0]
         ids += stream.actions(e.action[now])[0]
         ids += stream.after_action(e.reward[now], e.logprob[now], e.terminated[now], e.truncated[now])[0]
@@ -90,20 +123,28 @@ def check_stream(stream, episodes):
     cuts = np.cumsum(count)
     for e, part in zip(episodes, np.split(ids, cuts[:-1]) if len(cuts) else ()):
         assert stream.decode(part) == s.serialize(e)
-        if len(e) and e.done[-1]: assert streamed(stream, e) == part.tolist()
+        if len(e) and e.done[-1]:
+            assert streamed(stream, e) == part.tolist()
     _, label = s.labelled(episodes)
     wanted = np.repeat(label, [len(c.encode()) for c in text])  # of each byte
     found = np.repeat(field, bytes_of(stream, ids))
-    blank = np.isin(np.frombuffer(text.encode(), np.uint8), [32, 10]) if stream.words else np.zeros(len(wanted), bool)  # words carry the one behind them
-    assert (found == wanted)[~blank].all() and (found[blank] != MARKUP).sum() == ((found != wanted) & blank).sum() + ((wanted != MARKUP) & blank).sum()
+    blank = (
+        np.isin(np.frombuffer(text.encode(), np.uint8), [32, 10]) if stream.words else np.zeros(len(wanted), bool)
+    )  # words carry the one behind them
+    assert (found == wanted)[~blank].all() and (found[blank] != MARKUP).sum() == ((found != wanted) & blank).sum() + (
+        (wanted != MARKUP) & blank
+    ).sum()
 
 
 @each_serializer
 def test_tokens_are_those_of_the_text_and_of_its_parts(name):
     for seed in range(EXAMPLES):
         rng, s, episodes = draw(seed, name)
-        if not episodes: continue
-        tokenizer = s.__dict__.get("tokenizer") or s.__dict__.setdefault("tokenizer", build_tokenizer(s, [draw_episode(rng, s.spaces) for _ in range(5)]))
+        if not episodes:
+            continue
+        tokenizer = s.__dict__.get("tokenizer") or s.__dict__.setdefault(
+            "tokenizer", build_tokenizer(s, [draw_episode(rng, s.spaces) for _ in range(5)])
+        )
         stream = TokenStream(s, tokenizer)
         check_stream(stream, episodes)
         assert tokenizer(s.serialize(episodes))["input_ids"] == stream.encode(episodes)[0].tolist()
@@ -115,7 +156,8 @@ def test_pretrained_tokenizers_write_the_same_bit_by_bit(name, pretrained, tmp_p
     tokenizer = load_tokenizer(tmp_path)  # takes the blank away that it puts before every text
     for seed in range(EXAMPLES // 2):
         _, s, episodes = draw(seed, name)
-        if episodes: check_stream(TokenStream(s, tokenizer), episodes)
+        if episodes:
+            check_stream(TokenStream(s, tokenizer), episodes)
 
 
 @each_serializer
@@ -128,7 +170,12 @@ def test_tokenizers_know_everything_and_come_back_from_disk(name, kind, tmp_path
     tokenizer.save_pretrained(tmp_path)
     again, plain = load_tokenizer(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
     check_tokenizer(again, serializer, episodes)
-    every = [chr(c) for c in [*range(0x300), 0x661, 0x2028, 0xfeff, 0x1f642, 0x10ffff]] + ["<pad>", "<eos>", "a  b \n\n c", serializer.serialize(episodes)]
+    every = [chr(c) for c in [*range(0x300), 0x661, 0x2028, 0xFEFF, 0x1F642, 0x10FFFF]] + [
+        "<pad>",
+        "<eos>",
+        "a  b \n\n c",
+        serializer.serialize(episodes),
+    ]
     for text in every:
         ids = tokenizer(text)["input_ids"]
         assert tokenizer.decode(ids) == text and not {tokenizer.pad_token_id, tokenizer.eos_token_id} & set(ids)
@@ -136,7 +183,8 @@ def test_tokenizers_know_everything_and_come_back_from_disk(name, kind, tmp_path
     assert TokenStream(serializer, again).hash == TokenStream(serializer, tokenizer).hash
     assert build_tokenizer(serializer, episodes).get_vocab() == tokenizer.get_vocab()
     stream = TokenStream(serializer, tokenizer)
-    if stream.words: return
+    if stream.words:
+        return
     digits = [t for t in tokenizer.get_vocab() if sum(c.isdigit() for c in t) > 1]
     assert not digits, "digits are single"
 
@@ -146,9 +194,16 @@ def test_tokenizers_know_everything_and_come_back_from_disk(name, kind, tmp_path
 def test_both_formats_give_the_same_windows(name, kind, tmp_path):
     store = make_store(tmp_path / "store", SPACES[kind])
     given, kw = parts(store, name), dict(n=60, seed=3)
-    leap = dict(jump=.7, jump_from=.4, jump_to=.4)
-    for windows in (Windows(2, Strided(3)), Windows(3, Strided(1), ablations=(ShuffledEpisodes(),)), Windows(2, Strided(2), ablations=(ZeroedRewards(),)), Windows(3, Strided(2), ablations=(ShuffledRewards(),)), windows_of(3, 2, **leap),
-                    windows_of(3, 2, **leap, shuffle_episodes=True, shuffle_rewards=True), windows_of(3, 2, **leap, zero_rewards=True)):
+    leap = dict(jump=0.7, jump_from=0.4, jump_to=0.4)
+    for windows in (
+        Windows(2, Strided(3)),
+        Windows(3, Strided(1), ablations=(ShuffledEpisodes(),)),
+        Windows(2, Strided(2), ablations=(ZeroedRewards(),)),
+        Windows(3, Strided(2), ablations=(ShuffledRewards(),)),
+        windows_of(3, 2, **leap),
+        windows_of(3, 2, **leap, shuffle_episodes=True, shuffle_rewards=True),
+        windows_of(3, 2, **leap, zero_rewards=True),
+    ):
         data = TrajectoryDataset(store, "language", windows, **given, **kw)
         whole = data.__getitems__(list(range(60)))
         for i, item in enumerate(whole):
@@ -156,45 +211,88 @@ def test_both_formats_give_the_same_windows(name, kind, tmp_path):
             kept = [store[int(h)][int(first + k)] for k in sorted(data.order[i % len(data.order)])]
             text = given["tokenizer"].decode(item["input_ids"])
             assert text == data.text(i)
-            if windows.jump: assert len({int(first + k) for k in data.order[i]}) == 3
+            if windows.jump:
+                assert len({int(first + k) for k in data.order[i]}) == 3
             same = given["serializer"].quantize(kept)
-            rewards = [sorted(map(str, np.concatenate([e.reward for e in some]).tolist())) for some in (same, given["serializer"].quantize(data.trajectories(i)))]
-            if not windows.zero_rewards: assert rewards[0] == rewards[1]
-            if not windows.shuffle_episodes and not windows.zero_rewards and not windows.shuffle_rewards: assert text == given["serializer"].serialize(kept)
+            rewards = [
+                sorted(map(str, np.concatenate([e.reward for e in some]).tolist()))
+                for some in (same, given["serializer"].quantize(data.trajectories(i)))
+            ]
+            if not windows.zero_rewards:
+                assert rewards[0] == rewards[1]
+            if not windows.shuffle_episodes and not windows.zero_rewards and not windows.shuffle_rewards:
+                assert text == given["serializer"].serialize(kept)
             found = given["serializer"].parse(text)
             assert sorted(map(len, found)) == sorted(map(len, kept))
-            if windows.zero_rewards: assert not any(e.reward.any() for e in found)
-            assert (item["labels"] == item["input_ids"]).all() and item["attention_mask"].all() and item["field"].max() < len(FIELDS)
+            if windows.zero_rewards:
+                assert not any(e.reward.any() for e in found)
+            assert (
+                (item["labels"] == item["input_ids"]).all()
+                and item["attention_mask"].all()
+                and item["field"].max() < len(FIELDS)
+            )
         if kind in ("grid", "box"):
             numbers = TrajectoryDataset(store, "rl", windows, **kw)
             assert (numbers.chosen == data.chosen).all()
             for i in range(60):
-                assert np.array_equal(np.concatenate([e.state for e in data.trajectories(i)]), numbers[i]["state"].numpy())
-                assert np.array_equal(np.concatenate([e.reward for e in data.trajectories(i)]), numbers[i]["reward"].numpy(), equal_nan=True)
+                assert np.array_equal(
+                    np.concatenate([e.state for e in data.trajectories(i)]), numbers[i]["state"].numpy()
+                )
+                assert np.array_equal(
+                    np.concatenate([e.reward for e in data.trajectories(i)]),
+                    numbers[i]["reward"].numpy(),
+                    equal_nan=True,
+                )
 
 
 def test_windows_that_jump():
     n_episodes, n = np.array([40, 90, 300]), 4000
-    for windows in (Windows(6, Leap(.5, jump_from=.2, jump_to=.3, rest=Strided(2))), Windows(6, Leap(1., jump_from=.5, jump_to=.15, rest=Strided(2, from_start=1.)), part=(.1, .9)), Windows(2, Leap(1., rest=Strided(1, from_start=0)))):
+    for windows in (
+        Windows(6, Leap(0.5, jump_from=0.2, jump_to=0.3, rest=Strided(2))),
+        Windows(6, Leap(1.0, jump_from=0.5, jump_to=0.15, rest=Strided(2, from_start=1.0)), part=(0.1, 0.9)),
+        Windows(2, Leap(1.0, rest=Strided(1, from_start=0))),
+    ):
         chosen, order = windows.lay(n_episodes, n, seed=3)
         low, high = (np.floor(n_episodes * p).astype(int)[chosen[:, :1]] for p in windows.part)
         episode = chosen[:, 1:] + order
-        early, late = episode < low + np.ceil((high - low) * windows.jump_from), episode >= high - np.ceil((high - low) * windows.jump_to)
+        early, late = (
+            episode < low + np.ceil((high - low) * windows.jump_from),
+            episode >= high - np.ceil((high - low) * windows.jump_to),
+        )
         jumped = (early | late).all(1) & (early.sum(1) < windows.episodes) & early[:, 0]
-        assert abs(jumped.mean() - windows.jump) < .05 and (np.diff(episode, axis=1) > 0).all() and (episode >= low).all() and (episode < high).all()
+        assert (
+            abs(jumped.mean() - windows.jump) < 0.05
+            and (np.diff(episode, axis=1) > 0).all()
+            and (episode >= low).all()
+            and (episode < high).all()
+        )
         straight = (np.diff(episode, axis=1) == windows.stride).all(1)
         assert (jumped | straight).all()
-        kinds = np.bincount(early[jumped & ~straight].sum(1), minlength=windows.episodes)[1:] / (jumped & ~straight).sum()
-        assert abs(kinds - 1 / (windows.episodes - 1)).max() < .05, "as many before the jump as after it, and all in between"
-        if windows.from_start == 1: assert (episode[:, 0] == low[:, 0]).all()
+        kinds = (
+            np.bincount(early[jumped & ~straight].sum(1), minlength=windows.episodes)[1:] / (jumped & ~straight).sum()
+        )
+        assert abs(kinds - 1 / (windows.episodes - 1)).max() < 0.05, (
+            "as many before the jump as after it, and all in between"
+        )
+        if windows.from_start == 1:
+            assert (episode[:, 0] == low[:, 0]).all()
         again = windows.lay(n_episodes, n, seed=3)
         assert (again[0] == chosen).all() and (again[1] == order).all()
-    plain, leaping = (windows_of(6, 2, jump=j, jump_from=.2, jump_to=.2).lay(n_episodes, n, seed=3) for j in (0., .5))
+    plain, leaping = (
+        windows_of(6, 2, jump=j, jump_from=0.2, jump_to=0.2).lay(n_episodes, n, seed=3) for j in (0.0, 0.5)
+    )
     unmoved = (leaping[1] == plain[1]).all(1)
     assert (plain[0][unmoved] == leaping[0][unmoved]).all() and plain[1].shape == (1, 6), "the others are as they were"
-    for wrong in (dict(jump=2.), dict(jump=.5, episodes=1), dict(jump_to=-.1), dict(zero_rewards=True, shuffle_rewards=True)):
-        with pytest.raises(UserError): windows_of(**wrong)
-    with pytest.raises(UserError, match="jump_from"): Windows(6, Leap(1., rest=Strided(2))).lay(np.array([30]), 10, 0)
+    for wrong in (
+        dict(jump=2.0),
+        dict(jump=0.5, episodes=1),
+        dict(jump_to=-0.1),
+        dict(zero_rewards=True, shuffle_rewards=True),
+    ):
+        with pytest.raises(UserError):
+            windows_of(**wrong)
+    with pytest.raises(UserError, match="jump_from"):
+        Windows(6, Leap(1.0, rest=Strided(2))).lay(np.array([30]), 10, 0)
 
 
 def test_padding_and_batches(tmp_path):
@@ -212,8 +310,13 @@ def test_padding_and_batches(tmp_path):
     alone = collate([data[i] for i in range(50)])
     assert all((alone[k] == v).all() and v.dtype == torch.int64 for k, v in batch.items())
     for workers in (0, 2):
-        ids = torch.cat([b["input_ids"].flatten() for b in DataLoader(data, 8, collate_fn=collate, num_workers=workers)])
-        assert ids.tolist() == torch.cat([b["input_ids"].flatten() for b in DataLoader(data, 8, collate_fn=collate)]).tolist()
+        ids = torch.cat(
+            [b["input_ids"].flatten() for b in DataLoader(data, 8, collate_fn=collate, num_workers=workers)]
+        )
+        assert (
+            ids.tolist()
+            == torch.cat([b["input_ids"].flatten() for b in DataLoader(data, 8, collate_fn=collate)]).tolist()
+        )
     again = TrajectoryDataset(store, "language", Windows(2, Strided(1)), n=50, **given)
     assert (again.__getitems__(list(range(50))).batch["input_ids"] == batch["input_ids"]).all()
 
@@ -222,16 +325,20 @@ def test_empty_episodes_and_uneven_histories(tmp_path):
     store = make_store(tmp_path / "store", SPACES["grid"], [(0, 3, 0, 0, 2), (1,) * 5, (0, 0, 0, 0, 0)])
     given = parts(store)
     data = TrajectoryDataset(store, "language", Windows(3, Strided(1, from_start=0)), n=100, **given)
-    for i in range(100): assert given["tokenizer"].decode(data[i]["input_ids"]) == data.text(i)
+    for i in range(100):
+        assert given["tokenizer"].decode(data[i]["input_ids"]) == data.text(i)
 
 
-def content(tokens): return tuple(np.array(x).tolist() for x in (tokens.ids, tokens.field, tokens.offset))
+def content(tokens):
+    return tuple(np.array(x).tolist() for x in (tokens.ids, tokens.field, tokens.offset))
 
 
 def count_encoded(monkeypatch):
     "How many histories are tokenized from now on."
     seen, encode = [], TokenStream.encode
-    monkeypatch.setattr(TokenStream, "encode", lambda self, x: (seen.append(1) if isinstance(x, History) else None, encode(self, x))[1])
+    monkeypatch.setattr(
+        TokenStream, "encode", lambda self, x: (seen.append(1) if isinstance(x, History) else None, encode(self, x))[1]
+    )
     return seen
 
 
@@ -268,9 +375,12 @@ def test_damaged_tokens_are_made_again(tmp_path, harm):
     (store.path / "tokens" / "0123456789abcdef.tmp").mkdir()  # of a process that was killed
     data = file.read_bytes()
     file.unlink()
-    if harm == "cut off": file.write_bytes(data[:-10])
-    if harm == "foreign": file.write_bytes(b"\x80\x04N.")
-    if harm == "wrong length": np.save(file, np.zeros(5, np.uint16))
+    if harm == "cut off":
+        file.write_bytes(data[:-10])
+    if harm == "foreign":
+        file.write_bytes(b"\x80\x04N.")
+    if harm == "wrong length":
+        np.save(file, np.zeros(5, np.uint16))
     assert Tokens.open(tokens.path) is None
     assert content(tokenize(store, stream)) == good
     assert not list((store.path / "tokens").glob("*.tmp"))
@@ -281,11 +391,14 @@ def test_tokens_of_other_histories_or_other_code_are_not_used(tmp_path, monkeypa
     stream = TokenStream(**parts(store))
     before = tokenize(store, stream)
     with StoreWriter(tmp_path / "other", SPACES["grid"], {"toy": True}) as w:
-        for i in range(3): w.put(i, history(SPACES["grid"], (2,) * 9, i, seed=5))
+        for i in range(3):
+            w.put(i, history(SPACES["grid"], (2,) * 9, i, seed=5))
     (store.path / "tokens").rename(tmp_path / "other" / "tokens")
     other = Store.open(tmp_path / "other")
     after = tokenize(other, stream)
-    assert after.path != before.path and stream.decode(after.ids) == stream.serializer.serialize([e for h in other for e in h])
+    assert after.path != before.path and stream.decode(after.ids) == stream.serializer.serialize(
+        [e for h in other for e in h]
+    )
     pieces = tokens_module._pieces
     monkeypatch.setattr(tokens_module, "_pieces", lambda *a: pieces(*a)[:-1])
     assert tokenize(other, TokenStream(stream.serializer, stream.tokenizer)).path != after.path
@@ -326,12 +439,23 @@ def test_mistakes(tmp_path, pretrained):
     lower = Tokenizer(models.WordLevel({"<unk>": 0, "x4": 1}, unk_token="<unk>"))
     lower.pre_tokenizer = pre_tokenizers.Whitespace()
     before = sorted((store.path / "tokens").iterdir())
-    for call, said in ((lambda: make(max_tokens=10), "10"), (lambda: make(serializer=None), "serializer"), (lambda: make(tokenizer=None), "tokenizer"),
-                       (lambda: make(tokenizer=PreTrainedTokenizerFast(tokenizer_object=lower, unk_token="<unk>")), "has no token for"), (lambda: make(serializer="compcat"), "compact"),
-                       (lambda: make(serializer=make_serializer("compact", SPACES["box"])), "spaces"), (lambda: make(tokenizer="gpt2"), "load_tokenizer"),
-                       (lambda: TrajectoryDataset(store, windows=Windows(2, Strided(1)), tokenizer=given["tokenizer"]), "rl"),
-                       (lambda: TrajectoryDataset(store, windows=Windows(2, Strided(1))).text(0), "text"), (lambda: load_tokenizer(tmp_path), "no tokenizer")):
-        with pytest.raises(UserError, match=said) as e: call()
+    for call, said in (
+        (lambda: make(max_tokens=10), "10"),
+        (lambda: make(serializer=None), "serializer"),
+        (lambda: make(tokenizer=None), "tokenizer"),
+        (
+            lambda: make(tokenizer=PreTrainedTokenizerFast(tokenizer_object=lower, unk_token="<unk>")),
+            "has no token for",
+        ),
+        (lambda: make(serializer="compcat"), "compact"),
+        (lambda: make(serializer=make_serializer("compact", SPACES["box"])), "spaces"),
+        (lambda: make(tokenizer="gpt2"), "load_tokenizer"),
+        (lambda: TrajectoryDataset(store, windows=Windows(2, Strided(1)), tokenizer=given["tokenizer"]), "rl"),
+        (lambda: TrajectoryDataset(store, windows=Windows(2, Strided(1))).text(0), "text"),
+        (lambda: load_tokenizer(tmp_path), "no tokenizer"),
+    ):
+        with pytest.raises(UserError, match=said) as e:
+            call()
         assert "\n" not in str(e.value)
     assert sorted((store.path / "tokens").iterdir()) == before, "nothing was tokenized"
 
@@ -341,4 +465,5 @@ def test_key_is_plain_json_and_nothing_is_pickled(tmp_path):
     tokens = tokenize(store, TokenStream(**parts(store, "plain")))
     key = json.loads((tokens.path / "key.json").read_text())
     assert key["histories"] == len(store) and key["serializer"]["name"] == "plain"
-    for f in tokens.path.glob("*.npy"): np.load(f, allow_pickle=False)
+    for f in tokens.path.glob("*.npy"):
+        np.load(f, allow_pickle=False)

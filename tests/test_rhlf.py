@@ -1,4 +1,5 @@
 """RLHF as data: rollouts in both forms, text tasks, reward functions, RLOO, and the histories that are recorded."""
+
 import re, time
 from pathlib import Path
 
@@ -12,12 +13,40 @@ from ad_distill.data.store import Store, StoreWriter
 from ad_distill.registry import TASKS, UserError
 from ad_distill.rlhf.rewards import checked_reward, make_reward
 from ad_distill.rlhf.rollouts import (
-    episode_tokens, is_token_form, save_tokenizer, text_history, text_store, token_episode, token_spaces, token_store)
+    episode_tokens,
+    is_token_form,
+    save_tokenizer,
+    text_history,
+    text_store,
+    token_episode,
+    token_spaces,
+    token_store,
+)
 from ad_distill.rlhf.stories.grammar import (
-    EOS, KINDS, MAX_TOKENS, PAD, SLOTS, VALENCE, VOCABULARY, completion_ids, compound, is_story, prompt_ids,
-    story_completions, story_prompts, story_text)
+    EOS,
+    KINDS,
+    MAX_TOKENS,
+    PAD,
+    SLOTS,
+    VALENCE,
+    VOCABULARY,
+    completion_ids,
+    compound,
+    is_story,
+    prompt_ids,
+    story_completions,
+    story_prompts,
+    story_text,
+)
 from ad_distill.rlhf.stories.model import (
-    StoryAgent, sample_stacked, stack, story_model, story_model_path, token_logprobs, train_story_model)
+    StoryAgent,
+    sample_stacked,
+    stack,
+    story_model,
+    story_model_path,
+    token_logprobs,
+    train_story_model,
+)
 from ad_distill.rlhf.stories.recorded import EMBEDDED, story_histories
 from ad_distill.rlhf.stories.rloo import LANES, RLOO
 from ad_distill.rlhf.stories.task import story_tokenizer
@@ -45,6 +74,7 @@ def runs():
 
 # rollouts in both forms
 
+
 @st.composite
 def rollouts(draw):
     vocab, room = draw(st.integers(1, 400)), draw(st.integers(1, 6))
@@ -71,26 +101,40 @@ def test_tokens_come_back(rollout):
 
 
 def test_rewards_of_tokens_add_up():
-    e = token_episode([1], [2, 3], 5., token_spaces(9, 2), rewards=[-.5, 1.5])
-    assert e.reward.tolist() == [-.5, 1.5] and episode_tokens(e)[2] == 1.
+    e = token_episode([1], [2, 3], 5.0, token_spaces(9, 2), rewards=[-0.5, 1.5])
+    assert e.reward.tolist() == [-0.5, 1.5] and episode_tokens(e)[2] == 1.0
 
 
-@pytest.mark.parametrize("wrong, message", [
-    (lambda s: token_episode([0] * 5, [1], 0, s), "room for 3"),
-    (lambda s: token_episode([0], [], 0, s), "without any token"),
-    (lambda s: token_episode([0], [1, 2], 0, s, logprobs=[-1]), "logprobs: 1 came for a completion of 2 tokens"),
-    (lambda s: token_episode([0], [7], 0, s), "outside"),
-    (lambda s: token_spaces(0, 1), "vocab_size must be at least 1"),
-    (lambda s: text_history(TEXTS, story_tokenizer()), "not in token form"),
-])
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        (lambda s: token_episode([0] * 5, [1], 0, s), "room for 3"),
+        (lambda s: token_episode([0], [], 0, s), "without any token"),
+        (lambda s: token_episode([0], [1, 2], 0, s, logprobs=[-1]), "logprobs: 1 came for a completion of 2 tokens"),
+        (lambda s: token_episode([0], [7], 0, s), "outside"),
+        (lambda s: token_spaces(0, 1), "vocab_size must be at least 1"),
+        (lambda s: text_history(TEXTS, story_tokenizer()), "not in token form"),
+    ],
+)
 def test_bad_rollouts_are_refused(wrong, message):
-    with pytest.raises(UserError, match=re.escape(message)): wrong(token_spaces(5, 3))
+    with pytest.raises(UserError, match=re.escape(message)):
+        wrong(token_spaces(5, 3))
 
 
 TEXTS = History(
-    dict(state=["Dan ran to the park.", "Ann ran to the park."], action=["He lost a dog.", "She"], reward=[1., .5],
-         logprob=[-1., -2.], terminated=[True, False], truncated=[False, True]),
-    [1, 1], TASK.view("language").spaces, **ABOUT, versions={})
+    dict(
+        state=["Dan ran to the park.", "Ann ran to the park."],
+        action=["He lost a dog.", "She"],
+        reward=[1.0, 0.5],
+        logprob=[-1.0, -2.0],
+        terminated=[True, False],
+        truncated=[False, True],
+    ),
+    [1, 1],
+    TASK.view("language").spaces,
+    **ABOUT,
+    versions={},
+)
 
 
 def test_text_of_runs_is_what_the_tokenizer_says(runs):
@@ -108,12 +152,14 @@ def test_text_of_runs_is_what_the_tokenizer_says(runs):
 
 def test_text_store_follows_the_token_store_and_back(tmp_path, runs):
     info = {"task": {"name": "story_rlhf", "params": TASK.params}}
-    with StoreWriter(tmp_path / "s", TASK.spaces, info) as w: w.put(0, runs[0])
+    with StoreWriter(tmp_path / "s", TASK.spaces, info) as w:
+        w.put(0, runs[0])
     first = text_store(Store.open(tmp_path / "s"))
     file = tmp_path / "s/text/transitions.arrow"
     made = file.stat().st_mtime_ns
     assert len(text_store(Store.open(tmp_path / "s"))) == 1 and file.stat().st_mtime_ns == made
-    with StoreWriter(tmp_path / "s", TASK.spaces, info) as w: w.put(1, runs[1])
+    with StoreWriter(tmp_path / "s", TASK.spaces, info) as w:
+        w.put(1, runs[1])
     both = text_store(Store.open(tmp_path / "s"))
     assert len(both) == 2 and both[0] == first[0] and both.info["task"] == info["task"]
     assert not list((tmp_path / "s").glob("*.tmp")) and (tmp_path / "s/tokenizer").is_dir()
@@ -122,12 +168,15 @@ def test_text_store_follows_the_token_store_and_back(tmp_path, runs):
     for a, b in zip(runs[:2], back, strict=True):
         whole = a.columns["action"].tolist() == b.columns["action"].tolist()  # <unk> and the like are not written
         assert whole or not is_story(_words(a)).all()
-        if not whole: continue
-        for k in ("state", "reward", "terminated", "truncated"): assert np.array_equal(a.columns[k], b.columns[k])
+        if not whole:
+            continue
+        for k in ("state", "reward", "terminated", "truncated"):
+            assert np.array_equal(a.columns[k], b.columns[k])
 
 
 def test_text_without_end_token_and_truncation(tmp_path):
-    with StoreWriter(tmp_path / "t", TEXTS.spaces, {}) as w: w.put(0, TEXTS)
+    with StoreWriter(tmp_path / "t", TEXTS.spaces, {}) as w:
+        w.put(0, TEXTS)
     h = token_store(Store.open(tmp_path / "t"), story_tokenizer(), tmp_path / "k")[0]
     assert h.lengths.tolist() == [6, 1] and h.columns["action"][5] == EOS
     assert h.columns["truncated"].tolist() == [False] * 6 + [True]
@@ -138,7 +187,8 @@ def test_text_without_end_token_and_truncation(tmp_path):
 
 def test_text_of_a_large_store_takes_seconds(tmp_path, runs):
     with StoreWriter(tmp_path / "s", TASK.spaces, {}) as w:
-        for i in range(50): w.put(i, runs[i % LANES])
+        for i in range(50):
+            w.put(i, runs[i % LANES])
     save_tokenizer(story_tokenizer(), tmp_path / "s")
     t = time.process_time()
     text_store(Store.open(tmp_path / "s"))
@@ -146,6 +196,7 @@ def test_text_of_a_large_store_takes_seconds(tmp_path, runs):
 
 
 # the grammar and its reward functions
+
 
 def _words(h):
     words = np.full((len(h), MAX_TOKENS), PAD)
@@ -155,19 +206,24 @@ def _words(h):
 
 def test_gate_is_the_grammar(stories):
     slot = {s: "|".join(w for g in groups.values() for w in g) for s, groups in SLOTS.items()}
-    def endings(*groups): return "|".join(w for g in groups for w in SLOTS["ending"][g])
+
+    def endings(*groups):
+        return "|".join(w for g in groups for w in SLOTS["ending"][g])
+
     ending = f" and ({endings('joy', 'grief')})| ({endings('time', 'place')})"
     what = f"({slot['verb']}) a( ({slot['adjective']}))? ({slot['noun']})"
     sentence = re.compile(rf"(He|She)( ({slot['adverb']}))? {what}({ending})?\.")
     rng, (_, words) = np.random.default_rng(1), stories
     assert is_story(words).all()
     mutated = words.copy()
-    change = rng.random(mutated.shape) < .08
+    change = rng.random(mutated.shape) < 0.08
     mutated[change] = rng.integers(3, len(VOCABULARY), change.sum())
     texts = [story_text(w) for w in mutated]
+
     def matches(words):
         end = list(words).index(EOS) if EOS in words else -1
         return end > 0 and (words[:end] > 2).all() and sentence.fullmatch(story_text(words[:end])) is not None
+
     whole = [matches(w) for w in mutated]
     assert is_story(mutated).tolist() == whole and 100 < sum(whole) < 1900, texts[:3]
 
@@ -176,7 +232,7 @@ def test_valences_are_vaders(stories):
     vader = pytest.importorskip("vaderSentiment.vaderSentiment").SentimentIntensityAnalyzer()
     assert VALENCE == {w: vader.lexicon[w.lower()] for w in VOCABULARY if w.lower() in vader.lexicon}
     texts = [story_text(c) for c in stories[1]]
-    ours = [float(compound(np.array(sum(VALENCE.get(w, 0.) for w in re.findall(r"\w+", t))))) for t in texts]
+    ours = [float(compound(np.array(sum(VALENCE.get(w, 0.0) for w in re.findall(r"\w+", t))))) for t in texts]
     assert ours == [vader.polarity_scores(t)["compound"] for t in texts]
     assert make_reward("vader")([""] * 9, texts[:9]).tolist() == ours[:9]
 
@@ -186,14 +242,18 @@ def test_rewards_lie_within_what_the_bounds_say(stories):
     for i in range(0, 640, 7):
         r = rewards(np.full(len(words), i), words)
         mean, best = rewards.bounds[i]
-        assert 0 <= r.min() and r.max() <= best <= 1 and np.array_equal(np.round(r, 2), r) and r.std() > .02
-        rounding = .006  # hundredths are rounded once, and half a hundredth may go either way
-        assert abs(r.mean() - mean) < 5 * r.std() / len(r) ** .5 + rounding
+        assert 0 <= r.min() and r.max() <= best <= 1 and np.array_equal(np.round(r, 2), r) and r.std() > 0.02
+        rounding = 0.006  # hundredths are rounded once, and half a hundredth may go either way
+        assert abs(r.mean() - mean) < 5 * r.std() / len(r) ** 0.5 + rounding
     mean, best = rewards.bounds.T
-    assert .15 < mean.min() and mean.max() < .45 and .25 < mean.mean() < .4
+    assert 0.15 < mean.min() and mean.max() < 0.45 and 0.25 < mean.mean() < 0.4
     assert best[np.isin(rewards.kinds, (4, 5))].min() == 1
-    best_of_pure = ["He happily loved a lovely dog and smiled.", "She sadly hated a nasty dog and wept.",
-                    "He made a hat.", "He softly made a red hat and wept."]
+    best_of_pure = [
+        "He happily loved a lovely dog and smiled.",
+        "She sadly hated a nasty dog and wept.",
+        "He made a hat.",
+        "He softly made a red hat and wept.",
+    ]
     assert rewards(np.arange(4), completion_ids(best_of_pure)).tolist() == [1] * 4
     assert (rewards(np.arange(640), np.repeat(completion_ids(["He made hat."]), 640, 0)) == 0).all()
 
@@ -204,12 +264,14 @@ def test_split_holds_out_a_fifth_of_every_kind():
         train, held = task.instances("train"), task.instances("held_out")
         assert len(held) == 128 and not set(train) & set(held) and (0 in held or seed)
         kinds = task.rewards.kinds
-        for k in range(len(KINDS)): assert abs((kinds[held] == k).sum() - (kinds == k).sum() / 5) <= 1.5
+        for k in range(len(KINDS)):
+            assert abs((kinds[held] == k).sum() - (kinds == k).sum() / 5) <= 1.5
     told = [str(TASK.describe(i)) for i in range(640)]
     assert len(set(told)) > 600, "functions are combinations; hardly any comes twice"
 
 
 # environments
+
 
 def test_both_looks_pay_the_same():
     ids, seeds = TASK.instances("train")[:6], range(6)
@@ -222,13 +284,17 @@ def test_both_looks_pay_the_same():
         live = (words[:, :t] != EOS).all(1)
         _, reward, terminated, truncated, _ = tokens.step(words[:, t])
         paid[live] += reward[live]
-        if t + 1 == MAX_TOKENS or (words[:, :t + 1] == EOS).any(1).all(): break
+        if t + 1 == MAX_TOKENS or (words[:, : t + 1] == EOS).any(1).all():
+            break
     assert paid.tolist() == texts.step([story_text(w) for w in words])[1].tolist()
 
 
 def test_held_out_functions_come_with_other_prompts():
     look = TASK.view("language")
-    def prompts(split, seed): return look.make_env(TASK.instances(split)[:20]).reset(seed=seed)[0].tolist()
+
+    def prompts(split, seed):
+        return look.make_env(TASK.instances(split)[:20]).reset(seed=seed)[0].tolist()
+
     seen = {s: {p for k in range(40) for p in prompts(s, k * 20)} for s in ("train", "held_out")}
     assert len(seen["train"]) > 300 and len(seen["held_out"]) > 100 and not seen["train"] & seen["held_out"]
     assert seen["train"] | seen["held_out"] <= set(STORY_PROMPTS)
@@ -237,16 +303,21 @@ def test_held_out_functions_come_with_other_prompts():
 @pytest.mark.parametrize("format", ["rl", "language"])
 def test_streams_do_not_depend_on_the_batch(format):
     look, ids = TASK.view(format), TASK.instances("held_out")[:3]
-    def play(at): return rollout(look.make_env(ids[at]), StoryAgent(stream_seeds(0, at, 1)), 12, stream_seeds(0, at, 0))
+
+    def play(at):
+        return rollout(look.make_env(ids[at]), StoryAgent(stream_seeds(0, at, 1)), 12, stream_seeds(0, at, 0))
+
     all_, one = play(np.arange(3)), play(np.array([2]))
     n = one.done.shape[0]
-    for k in ("state", "action"): assert (all_.columns[k][:n, 2] == one.columns[k][:, 0]).all()
+    for k in ("state", "action"):
+        assert (all_.columns[k][:n, 2] == one.columns[k][:, 0]).all()
     assert all_.returns[2].tolist() == one.returns[0].tolist()
 
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("id", ["TextRLHF-v0", "Story-v0", "StoryTokens-v0"])
-def test_gymnasium_accepts(id): check_env(gym.make(f"ad_distill/{id}").unwrapped, skip_render_check=True)
+def test_gymnasium_accepts(id):
+    check_env(gym.make(f"ad_distill/{id}").unwrapped, skip_render_check=True)
 
 
 @pytest.mark.parametrize("name", ["story_rlhf", "text_rlhf"])
@@ -255,7 +326,8 @@ def test_views_keep_the_task(name):
     for format in ("rl", "language"):
         look = task.view(format)
         assert (look.name, look.params, look.view("rl").params) == (name, task.params, task.params)
-    with pytest.raises(UserError, match="unknown format"): task.view("txt")
+    with pytest.raises(UserError, match="unknown format"):
+        task.view("txt")
     assert TASKS[name] is type(task)
 
 
@@ -264,8 +336,10 @@ def test_data_set_switches_by_one_argument(tmp_path, runs):
     from ad_distill.data.tokens import sample
     from ad_distill.language.tokenizers import build_tokenizer
     from ad_distill.language.serializer import make_serializer
+
     info = {"task": {"name": "story_rlhf", "params": TASK.params}}
-    with StoreWriter(tmp_path / "s", TASK.spaces, info) as w: w.put(0, runs[0])
+    with StoreWriter(tmp_path / "s", TASK.spaces, info) as w:
+        w.put(0, runs[0])
     store, windows = Store.open(tmp_path / "s"), Windows(4, Strided(10))
     numbers = TASK.dataset(store, windows=windows, n=3)[0]
     assert numbers["state"].shape[1] == 7
@@ -278,26 +352,31 @@ def test_data_set_switches_by_one_argument(tmp_path, runs):
 
 # any prompts, any reward
 
+
 def test_prompts_and_rewards_of_ones_own(tmp_path):
     (tmp_path / "p.txt").write_text("One.\n\nTwo.\nThree.\n")
     task = make_task("text_rlhf", prompts=str(tmp_path / "p.txt"))
     assert sorted(task._texts) == ["One.", "Three.", "Two."]
     env = task.make_env(np.array([0, 1, 0]))
-    assert len(env.reset(seed=[0, 1, 2])[0]) == 3 and env.step(["a b"] * 3)[1].tolist() == [.1] * 3
+    assert len(env.reset(seed=[0, 1, 2])[0]) == 3 and env.step(["a b"] * 3)[1].tolist() == [0.1] * 3
     (tmp_path / "d").mkdir()
     (tmp_path / "d/data.jsonl").write_text('{"text": "Good morning."}\n{"text": "Good night."}\n')
     assert read_prompts(f"{tmp_path}/d:text") == ["Good morning.", "Good night."]
-    with pytest.raises(UserError, match="unknown column 'txt'.*did you mean text"): read_prompts(f"{tmp_path}/d:txt")
+    with pytest.raises(UserError, match="unknown column 'txt'.*did you mean text"):
+        read_prompts(f"{tmp_path}/d:txt")
     assert TASKS["text_rlhf"](prompts=["a", "b"]).params == make_task("text_rlhf", prompts='["a", "b"]').params
 
 
-@pytest.mark.parametrize("params, message", [
-    (dict(prompts="nowhere.txt"), "no file 'nowhere.txt'"),
-    (dict(prompts="[]"), "holds no prompt"),
-    (dict(prompts="[1]"), "1 is no text"),
-    (dict(reward="vadr"), "did you mean vader?"),
-    (dict(reward="classifier:/nowhere"), "no text classifier at '/nowhere'"),
-])
+@pytest.mark.parametrize(
+    "params, message",
+    [
+        (dict(prompts="nowhere.txt"), "no file 'nowhere.txt'"),
+        (dict(prompts="[]"), "holds no prompt"),
+        (dict(prompts="[1]"), "1 is no text"),
+        (dict(reward="vadr"), "did you mean vader?"),
+        (dict(reward="classifier:/nowhere"), "no text classifier at '/nowhere'"),
+    ],
+)
 def test_mistakes_are_one_line(params, message):
     with pytest.raises(UserError, match=re.escape(message)) as e:
         task = make_task("text_rlhf", **params)
@@ -305,23 +384,39 @@ def test_mistakes_are_one_line(params, message):
     assert "\n" not in str(e.value)
 
 
-@pytest.mark.parametrize("f, message", [
-    (lambda p, c: [1 / (len(x) - 3) for x in c],
-     "raised ZeroDivisionError: division by zero (prompt 'B.', completion 'two')"),
-    (lambda p, c: [1.], "gave values of shape (1,) for 2 completions"),
-    (lambda p, c: None, "for 2 completions"),
-    (lambda p, c: ["x", "y"], "expected 2 numbers"),
-    (lambda p, c: [0., float("nan")], "gave nan for prompt 'B.', completion 'two'"),
-])
+@pytest.mark.parametrize(
+    "f, message",
+    [
+        (
+            lambda p, c: [1 / (len(x) - 3) for x in c],
+            "raised ZeroDivisionError: division by zero (prompt 'B.', completion 'two')",
+        ),
+        (lambda p, c: [1.0], "gave values of shape (1,) for 2 completions"),
+        (lambda p, c: None, "for 2 completions"),
+        (lambda p, c: ["x", "y"], "expected 2 numbers"),
+        (lambda p, c: [0.0, float("nan")], "gave nan for prompt 'B.', completion 'two'"),
+    ],
+)
 def test_reward_functions_that_fail_name_the_prompt(f, message):
-    with pytest.raises(UserError, match=re.escape(message)): checked_reward(f, "mine")(["A.", "B."], ["four", "two"])
+    with pytest.raises(UserError, match=re.escape(message)):
+        checked_reward(f, "mine")(["A.", "B."], ["four", "two"])
 
 
 def test_classifier_is_a_reward(tmp_path):
     from transformers import GPT2Config, GPT2ForSequenceClassification
+
     config = GPT2Config(
-        vocab_size=len(VOCABULARY), n_embd=8, n_layer=1, n_head=1, n_positions=32, num_labels=2, pad_token_id=PAD,
-        bos_token_id=EOS, eos_token_id=EOS, id2label={0: "NEGATIVE", 1: "POSITIVE"})
+        vocab_size=len(VOCABULARY),
+        n_embd=8,
+        n_layer=1,
+        n_head=1,
+        n_positions=32,
+        num_labels=2,
+        pad_token_id=PAD,
+        bos_token_id=EOS,
+        eos_token_id=EOS,
+        id2label={0: "NEGATIVE", 1: "POSITIVE"},
+    )
     GPT2ForSequenceClassification(config).save_pretrained(tmp_path)
     story_tokenizer().save_pretrained(tmp_path)
     reward = make_reward(f"classifier:{tmp_path}")
@@ -331,11 +426,13 @@ def test_classifier_is_a_reward(tmp_path):
 
 # the story model and RLOO
 
+
 def test_story_model_is_the_same_every_time():
     a, b = (train_story_model(5, progress=False).state_dict() for _ in range(2))
     assert all((a[k] == b[k]).all() for k in a)
     assert (story_model_path() / "tokenizer.json").exists()
     from transformers import AutoModelForCausalLM
+
     kept, ours = AutoModelForCausalLM.from_pretrained(story_model_path()).state_dict(), story_model().state_dict()
     assert all((kept[k] == ours[k]).all() for k in kept)
     assert sum(v.numel() for v in story_model().parameters()) <= 200_000
@@ -344,27 +441,32 @@ def test_story_model_is_the_same_every_time():
 def test_logprobs_are_those_of_the_acting_policy(runs):
     "Of the first update, before which nothing was learnt: by Hugging Face, without cache."
     import torch
+
     for i in range(16):
         p, c, _, lp = episode_tokens(runs[3][i])
-        with torch.no_grad(): logits = story_model()(torch.from_numpy(np.r_[p, c])[None]).logits[0, len(p) - 1:-1]
+        with torch.no_grad():
+            logits = story_model()(torch.from_numpy(np.r_[p, c])[None]).logits[0, len(p) - 1 : -1]
         assert lp == pytest.approx(logits.log_softmax(-1)[range(len(c)), c].numpy(), abs=1e-4)
 
 
 def test_samples_follow_the_probabilities():
     import torch
+
     p, n = stack(story_model()), 4000
     prompts = torch.from_numpy(prompt_ids(["Dan went to the park."] * n))[None]
     uniform = np.random.default_rng(0).random((1, n, MAX_TOKENS), np.float32)
     words = sample_stacked(p, prompts, torch.from_numpy(uniform))
-    with torch.no_grad(): lp = token_logprobs(p, prompts, words)[0]
+    with torch.no_grad():
+        lp = token_logprobs(p, prompts, words)[0]
     second = words[0, :, 1]
-    for token in second.unique(): assert abs((second == token).float().mean() - lp[second == token][0, 1].exp()) < .02
+    for token in second.unique():
+        assert abs((second == token).float().mean() - lp[second == token][0, 1].exp()) < 0.02
 
 
 def test_runs_improve_and_settle(runs):
     first, last = (np.mean([h.returns[s].mean() for h in runs]) for s in (slice(0, 192), slice(-192, None)))
-    assert last > .85 and last - first > .3
-    assert np.mean([is_story(_words(h[-192:])).mean() for h in runs]) > .95
+    assert last > 0.85 and last - first > 0.3
+    assert np.mean([is_story(_words(h[-192:])).mean() for h in runs]) > 0.95
     logprobs = np.stack([np.add.reduceat(h.columns["logprob"], h.starts) for h in runs])  # of completions, in nats
     assert logprobs[:, :64].mean() < -12 and logprobs[:, -64:].mean() > -8
     for h in runs:
@@ -381,18 +483,23 @@ def test_a_run_is_the_same_alone_after_a_break_and_in_workers(tmp_path):
             assert (Path(other.path) / file).read_bytes() == (Path(whole.path) / file).read_bytes()
 
 
-@pytest.mark.parametrize("wrong, message", [
-    (lambda: make_source("rloo").check(make_task("text_rlhf")), "task 'text_rlhf' came"),
-    (lambda: make_source("rloo").check(TASK.view("language")), "view('rl')"),
-    (lambda: make_source("rloo", rollouts=1), "at least 2"),
-    (lambda: make_source("rloo", lr=0.), "lr must be positive"),
-    (lambda: make_task("story_rlhf", n_functions=3), "at least 10"),
-])
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        (lambda: make_source("rloo").check(make_task("text_rlhf")), "task 'text_rlhf' came"),
+        (lambda: make_source("rloo").check(TASK.view("language")), "view('rl')"),
+        (lambda: make_source("rloo", rollouts=1), "at least 2"),
+        (lambda: make_source("rloo", lr=0.0), "lr must be positive"),
+        (lambda: make_task("story_rlhf", n_functions=3), "at least 10"),
+    ],
+)
 def test_rloo_says_what_it_cannot_do(wrong, message):
-    with pytest.raises(UserError, match=re.escape(message)): wrong()
+    with pytest.raises(UserError, match=re.escape(message)):
+        wrong()
 
 
 # the histories that come with the library
+
 
 @pytest.mark.skipif(not EMBEDDED.exists(), reason="not recorded yet")
 def test_recorded_histories(tmp_path):
@@ -408,4 +515,4 @@ def test_recorded_histories(tmp_path):
         h = store[i]
         assert h.returns == pytest.approx(TASK.rewards(np.full(len(h), h.task["instance"]), _words(h)), abs=1e-6)
     last = np.mean([h.returns[-192:].mean() for h in store])
-    assert last > .9
+    assert last > 0.9

@@ -1,4 +1,5 @@
 """A store survives kill -9, a full disk and cuts anywhere, and ends with the same bytes as an unbroken run."""
+
 import os, random, resource, shutil, signal, time, warnings
 from pathlib import Path
 
@@ -18,12 +19,27 @@ def history(i, spaces):
     rng = np.random.default_rng(i)
     lengths = rng.integers(1, 12, 8)
     n, ends = lengths.sum(), np.cumsum(lengths) - 1
-    if spaces == SPACES["grid"]: state, action = rng.integers(0, 9, (n, 2)), rng.integers(0, 5, n)
-    else: state, action = ([f"{word} {x}\n###" for x in rng.integers(0, 9, n)] for word in ("prompt", "completion"))
-    columns = dict(state=state, action=action, reward=rng.random(n), logprob=np.full(n, -1.), terminated=np.zeros(n, bool),
-                   truncated=np.isin(np.arange(n), ends))
-    return History(columns, lengths, spaces, dict(name="walk", params={}, instance=i), dict(name="random", params={}), i,
-                   {"numpy": "x"})
+    if spaces == SPACES["grid"]:
+        state, action = rng.integers(0, 9, (n, 2)), rng.integers(0, 5, n)
+    else:
+        state, action = ([f"{word} {x}\n###" for x in rng.integers(0, 9, n)] for word in ("prompt", "completion"))
+    columns = dict(
+        state=state,
+        action=action,
+        reward=rng.random(n),
+        logprob=np.full(n, -1.0),
+        terminated=np.zeros(n, bool),
+        truncated=np.isin(np.arange(n), ends),
+    )
+    return History(
+        columns,
+        lengths,
+        spaces,
+        dict(name="walk", params={}, instance=i),
+        dict(name="random", params={}),
+        i,
+        {"numpy": "x"},
+    )
 
 
 def order(i_have, seed):
@@ -31,37 +47,46 @@ def order(i_have, seed):
     left = [i for i in range(N) if not i_have(i)]
     rng = random.Random(seed)
     for a in range(0, len(left), 4):
-        block = left[a:a + 4]
+        block = left[a : a + 4]
         rng.shuffle(block)
         yield from block
 
 
 def write(path, spaces, seed=0, said=lambda i: None):
     with StoreWriter(path, spaces, INFO) as writer:
-        for i in order(writer.has, seed): writer.put(i, history(i, spaces)); said(i)
+        for i in order(writer.has, seed):
+            writer.put(i, history(i, spaces))
+            said(i)
 
 
 def in_child(f):
     "Run f in a forked process; its pid."
     pid = os.fork()
-    if pid: return pid
+    if pid:
+        return pid
     status = 1
-    try: f(); status = 0
-    finally: os._exit(status)
+    try:
+        f()
+        status = 0
+    finally:
+        os._exit(status)
 
 
-def bytes_of(path): return {str(p.relative_to(path)): p.read_bytes() for p in sorted(Path(path).rglob("*")) if p.is_file()}
+def bytes_of(path):
+    return {str(p.relative_to(path)): p.read_bytes() for p in sorted(Path(path).rglob("*")) if p.is_file()}
 
 
 @pytest.fixture(scope="module", params=SPACES)
 def unbroken(request, tmp_path_factory):
     path = tmp_path_factory.mktemp(request.param) / "unbroken"
     with StoreWriter(path, SPACES[request.param], INFO) as writer:
-        for i in range(N): writer.put(i, history(i, SPACES[request.param]))
+        for i in range(N):
+            writer.put(i, history(i, SPACES[request.param]))
     return path
 
 
-def spaces_of(path): return Store.open(path).spaces
+def spaces_of(path):
+    return Store.open(path).spaces
 
 
 def test_order_does_not_matter(unbroken, tmp_path):
@@ -79,17 +104,20 @@ def test_kill(unbroken, tmp_path, trial):
         said = lambda i: (os.write(send, bytes([i])), i == still and signal.pause())
         pid = in_child(lambda: write(path, spaces, rng.random(), said))
         os.close(send)
-        time.sleep(rng.random() * .008 * (1 + kills / 10))
+        time.sleep(rng.random() * 0.008 * (1 + kills / 10))
         os.kill(pid, signal.SIGKILL)
         status = os.waitpid(pid, 0)[1]
-        with os.fdopen(receive, "rb") as f: put = set(f.read())
+        with os.fdopen(receive, "rb") as f:
+            put = set(f.read())
         if (path / "store.json").exists():
             store = Store.open(path)
             assert all(store[i] == history(i, spaces) for i in range(len(store)))
             aside = {int(p.stem) for p in (path / "parts").glob("*.part")}
             assert put <= set(range(len(store))) | aside  # what `put` returned from is there
-            if len(store) == N and status == 0: break
-        else: assert not put
+            if len(store) == N and status == 0:
+                break
+        else:
+            assert not put
         kills += 1
         assert kills < 2000
     write(path, spaces)  # it may have been killed between the last history and the end
@@ -97,7 +125,8 @@ def test_kill(unbroken, tmp_path, trial):
 
 
 def resumed(path, unbroken):
-    with warnings.catch_warnings(record=True): write(path, spaces_of(unbroken), seed=1)
+    with warnings.catch_warnings(record=True):
+        write(path, spaces_of(unbroken), seed=1)
     return bytes_of(path) == bytes_of(unbroken)
 
 
@@ -109,9 +138,12 @@ def test_cuts_anywhere(unbroken, tmp_path):
         start, size, before = int(store._offset[k]), int(store._size[k]), sum(map(len, lines[:k]))
         cuts = [(start + d, before) for d in {0, 1, 7, 8, 300, size - 1, size, *rng.sample(range(size), 8)}]
         whole_line = len(lines[k])
-        cuts += [(start + size, before + d) for d in {1, 2, whole_line - 1, whole_line, *rng.sample(range(whole_line), 5)}]
+        cuts += [
+            (start + size, before + d) for d in {1, 2, whole_line - 1, whole_line, *rng.sample(range(whole_line), 5)}
+        ]
         for data, index in cuts:
-            shutil.rmtree(path, ignore_errors=True); path.mkdir()
+            shutil.rmtree(path, ignore_errors=True)
+            path.mkdir()
             (path / "store.json").write_bytes(whole["store.json"])
             (path / "transitions.arrow").write_bytes(whole["transitions.arrow"][:data])
             (path / "index.jsonl").write_bytes(whole["index.jsonl"][:index])
@@ -124,11 +156,14 @@ def test_cuts_while_it_is_made(unbroken, tmp_path):
     first = int(Store.open(unbroken)._offset[0])
     for data in (0, 1, 100, first):
         for temporary in (None, b"", whole["store.json"][:20], whole["store.json"]):
-            shutil.rmtree(path, ignore_errors=True); path.mkdir()
+            shutil.rmtree(path, ignore_errors=True)
+            path.mkdir()
             (path / "transitions.arrow").write_bytes(whole["transitions.arrow"][:data])
             (path / "index.jsonl").write_bytes(b"")
-            if temporary is not None: (path / "store.json.tmp").write_bytes(temporary)
-            with pytest.raises(UserError, match="not a store"): Store.open(path)
+            if temporary is not None:
+                (path / "store.json.tmp").write_bytes(temporary)
+            with pytest.raises(UserError, match="not a store"):
+                Store.open(path)
             assert resumed(path, unbroken)
 
 
@@ -136,13 +171,15 @@ def test_power_cut(unbroken, tmp_path):
     "Files that reached the disk in any order: data missing or zeroed under a longer index, damaged parts."
     path, store = tmp_path / "s", Store.open(unbroken)
     whole, (first, at30, at35) = bytes_of(unbroken)["transitions.arrow"], store._offset[[0, 30, 35]].tolist()
-    for left in (whole[:at30 + 99], whole[:at35] + bytes(5000), whole[:first]):
-        shutil.rmtree(path, ignore_errors=True); shutil.copytree(unbroken, path)
+    for left in (whole[: at30 + 99], whole[:at35] + bytes(5000), whole[:first]):
+        shutil.rmtree(path, ignore_errors=True)
+        shutil.copytree(unbroken, path)
         (path / "transitions.arrow").write_bytes(left)
         assert resumed(path, unbroken)
     shutil.rmtree(path)
     with StoreWriter(path, spaces_of(unbroken), INFO) as writer:
-        for i in (1, 2, 3, 5): writer.put(i, history(i, spaces_of(unbroken)))
+        for i in (1, 2, 3, 5):
+            writer.put(i, history(i, spaces_of(unbroken)))
     for i, keep in ((1, 0), (2, 50), (3, -1)):
         part = path / f"parts/{i:08}.part"
         part.write_bytes(part.read_bytes()[:keep])
@@ -158,7 +195,8 @@ def test_a_reader_of_a_growing_store(unbroken, tmp_path):
         if (path / "store.json").exists():
             store = Store.open(path)
             store.verify()
-            if len(store) not in seen: os.write(go, b".")
+            if len(store) not in seen:
+                os.write(go, b".")
             seen.add(len(store))
     os.close(wait), os.close(go)
     assert len(seen) >= N // 4 and len(Store.open(path)) == N
@@ -177,9 +215,12 @@ def test_one_writer(unbroken, tmp_path):
 
     pid = in_child(parent_and_worker)
     worker = int.from_bytes(os.read(ready, 4), "little")
-    with pytest.raises(UserError, match="another process is writing"), StoreWriter(path, spaces, INFO): pass
-    os.kill(pid, signal.SIGKILL); os.waitpid(pid, 0)
-    with StoreWriter(path, spaces, INFO) as writer: assert len(writer) == 1
+    with pytest.raises(UserError, match="another process is writing"), StoreWriter(path, spaces, INFO):
+        pass
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    with StoreWriter(path, spaces, INFO) as writer:
+        assert len(writer) == 1
     os.kill(worker, signal.SIGKILL)
 
 
@@ -187,7 +228,8 @@ def limited(path, spaces, limit, said):
     "Write under a limit on the size of files: 7 when it was told that there is no room."
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-    try: write(path, spaces, 5, said)
+    try:
+        write(path, spaces, 5, said)
     except StoreFull as e:
         assert "no room left" in str(e) and str(path) in str(e)
         os._exit(7)
@@ -202,7 +244,8 @@ def test_full_disk(unbroken, tmp_path):
         pid = in_child(lambda: limited(path, spaces, limit, lambda i: os.write(send, bytes([i]))))
         os.close(send)
         status = os.waitpid(pid, 0)[1]
-        with os.fdopen(receive, "rb") as f: put = set(f.read())
+        with os.fdopen(receive, "rb") as f:
+            put = set(f.read())
         assert os.waitstatus_to_exitcode(status) == 7, limit
         if (path / "store.json").exists():
             store = Store.open(path)
@@ -221,8 +264,10 @@ def test_a_writer_goes_on_after_a_full_disk(unbroken, tmp_path):
             for i in range(N):
                 if i % 10 == 5:
                     resource.setrlimit(resource.RLIMIT_FSIZE, (writer._end + 100, hard))
-                    with pytest.raises(StoreFull): writer.put(i, history(i, spaces))
+                    with pytest.raises(StoreFull):
+                        writer.put(i, history(i, spaces))
                     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
                 writer.put(i, history(i, spaces))
-    finally: signal.signal(signal.SIGXFSZ, old)
+    finally:
+        signal.signal(signal.SIGXFSZ, old)
     assert bytes_of(tmp_path / "s") == bytes_of(unbroken)

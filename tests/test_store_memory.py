@@ -1,6 +1,7 @@
 """10 million transitions, about 500 MB, open and give random windows in less than 100 MB of memory of their own.
 
 Pages of the mapped file are not counted: they belong to the file cache, and the system takes them back when it needs them."""
+
 import json, subprocess, sys, time
 
 import numpy as np
@@ -40,9 +41,14 @@ def make(path, histories, episodes=EPISODES, steps=STEPS):
     "Histories whose states hold their own number, quickly."
     rows, spaces = episodes * steps, Spaces(Box(-1, 1, (8,)), Discrete(5))
     rng = np.random.default_rng(0)
-    columns = dict(state=np.zeros((rows, 8), np.float32), action=rng.integers(0, 5, rows).astype(np.int8),
-                   reward=rng.random(rows, np.float32), logprob=np.full(rows, -1, np.float32),
-                   terminated=np.zeros(rows, bool), truncated=np.arange(rows) % steps == steps - 1)
+    columns = dict(
+        state=np.zeros((rows, 8), np.float32),
+        action=rng.integers(0, 5, rows).astype(np.int8),
+        reward=rng.random(rows, np.float32),
+        logprob=np.full(rows, -1, np.float32),
+        terminated=np.zeros(rows, bool),
+        truncated=np.arange(rows) % steps == steps - 1,
+    )
     with StoreWriter(path, spaces, dict(task=dict(name="big"))) as writer:
         for i in range(histories):
             columns["state"][:] = i
@@ -68,6 +74,7 @@ def test_ten_million_transitions(tmp_path):
 
 def test_twenty_thousand_histories_open_quickly(tmp_path):
     make(tmp_path / "s", 20_000, episodes=300, steps=1)
+
     def cost(f):
         "The least CPU-seconds of three calls, and what the last one gave."
         least = 9e9
@@ -76,6 +83,7 @@ def test_twenty_thousand_histories_open_quickly(tmp_path):
             got = f()
             least = min(least, time.process_time() - now)
         return least, got
+
     seconds, store = cost(lambda: Store.open(tmp_path / "s"))
     plain, lines = cost(lambda: [json.loads(line) for line in open(tmp_path / "s/index.jsonl")])
     print(f"{seconds:.2f} s; its index by the json module {plain:.2f} s")

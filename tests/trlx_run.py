@@ -5,6 +5,7 @@
 OUT/model is the pre-trained model, OUT/rollouts/run the recorded run. OUT/seen.json is what trlX itself computed and kept, overheard independently
 of the recorder: every call of the reward function, every batch pushed to its store, log probabilities of policy and reference, and updates made.
 """
+
 import argparse
 import json
 import random
@@ -23,10 +24,16 @@ NAMES, PLACES = ["Dan", "Leila", "Tom", "Ana", "Ravi", "Mia"], ["market", "river
 GOOD, BAD = ["happy", "proud", "glad", "calm"], ["sad", "angry", "lost", "tired"]
 
 
-def prompt(rng): return f"{rng.choice(NAMES)} went to the {rng.choice(PLACES)}."
+def prompt(rng):
+    return f"{rng.choice(NAMES)} went to the {rng.choice(PLACES)}."
 
 
-def story(rng): return f"{prompt(rng)} {rng.choice(['He', 'She'])} felt {rng.choice(GOOD + BAD)} and {rng.choice(GOOD + BAD)}" + rng.choice(["", " all day", " there"]) + "."
+def story(rng):
+    return (
+        f"{prompt(rng)} {rng.choice(['He', 'She'])} felt {rng.choice(GOOD + BAD)} and {rng.choice(GOOD + BAD)}"
+        + rng.choice(["", " all day", " there"])
+        + "."
+    )
 
 
 def reward(samples, prompts, outputs, **kwargs):
@@ -46,10 +53,22 @@ def make_model(path, updates, pad, seed):
     tok = Tokenizer(models.BPE())
     tok.pre_tokenizer, tok.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     specials = ["<|endoftext|>", "<|pad|>", "<sep>"] if pad else ["<|endoftext|>", "<sep>"]
-    tok.train_from_iterator(corpus, trainers.BpeTrainer(vocab_size=400, special_tokens=specials, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False))
-    tok = PreTrainedTokenizerFast(tokenizer_object=tok, eos_token=specials[0], bos_token=specials[0], pad_token="<|pad|>" if pad else specials[0])
+    tok.train_from_iterator(
+        corpus,
+        trainers.BpeTrainer(
+            vocab_size=400,
+            special_tokens=specials,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    tok = PreTrainedTokenizerFast(
+        tokenizer_object=tok, eos_token=specials[0], bos_token=specials[0], pad_token="<|pad|>" if pad else specials[0]
+    )
     torch.manual_seed(seed)
-    model = GPT2LMHeadModel(GPT2Config(vocab_size=len(tok), n_positions=64, n_embd=48, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0))
+    model = GPT2LMHeadModel(
+        GPT2Config(vocab_size=len(tok), n_positions=64, n_embd=48, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0)
+    )
     opt = torch.optim.AdamW(model.parameters(), 3e-3)
     for _ in range(updates):
         ids = [tok(s).input_ids + [0] for s in rng.sample(corpus, 32)]
@@ -68,12 +87,19 @@ def overhear(seen, folder):
 
     def logprobs_of_labels(logits, *args, **kwargs):
         out = labels(logits, *args, **kwargs)
-        if not logits.requires_grad: seen["logprobs"].append(out.tolist())  # first the policy's, then the reference's, chunk by chunk
+        if not logits.requires_grad:
+            seen["logprobs"].append(out.tolist())  # first the policy's, then the reference's, chunk by chunk
         return out
 
     def pushed(self, exps):
         exps = list(exps)
-        seen["pushed"].append({"updates": seen["updates"], "files": len(list(folder.glob("rollouts-*.json"))), "elements": [{k: v.tolist() for k, v in e.__dict__.items()} for e in exps]})
+        seen["pushed"].append(
+            {
+                "updates": seen["updates"],
+                "files": len(list(folder.glob("rollouts-*.json"))),
+                "elements": [{k: v.tolist() for k, v in e.__dict__.items()} for e in exps],
+            }
+        )
         return push(self, exps)
 
     def stepped(self, *args, **kwargs):
@@ -97,18 +123,43 @@ def main():
     a = p.parse_args()
     torch.set_num_threads(1)
     model = a.out / "model"
-    if not model.exists(): make_model(model, a.updates, not a.pad_is_eos, 0)
+    if not model.exists():
+        make_model(model, a.updates, not a.pad_is_eos, 0)
     config = default_ppo_config()
     recording = a.trainer == "HistoryPPOTrainer"
     logs = a.out / "rollouts"
-    if not recording: logs.mkdir(parents=True, exist_ok=True)
+    if not recording:
+        logs.mkdir(parents=True, exist_ok=True)
     settings = {
-        "train": dict(seq_length=64, epochs=a.epochs, total_steps=10**6, batch_size=16, checkpoint_interval=10**9, eval_interval=10**9, trainer=a.trainer,
-            tracker=None, checkpoint_dir=str(a.out / "checkpoints"), rollout_logging_dir=str(logs), seed=3, save_optimizer=False, save_best=False,
-            trainer_kwargs={"run": a.run} if recording else {}),
-        "model": dict(model_path=str(model), num_layers_unfrozen=1), "tokenizer": dict(tokenizer_path=str(model)),
-        "optimizer": dict(kwargs=dict(lr=2e-3, betas=[.9, .95], eps=1e-8, weight_decay=1e-6)), "scheduler": dict(kwargs=dict(T_max=1e12, eta_min=2e-3)),
-        "method": dict(num_rollouts=24, chunk_size=8, ppo_epochs=2, init_kl_coef=.05, target=None, scale_reward="ignored", gen_kwargs=dict(max_new_tokens=12, top_k=0, top_p=1., do_sample=True)),
+        "train": dict(
+            seq_length=64,
+            epochs=a.epochs,
+            total_steps=10**6,
+            batch_size=16,
+            checkpoint_interval=10**9,
+            eval_interval=10**9,
+            trainer=a.trainer,
+            tracker=None,
+            checkpoint_dir=str(a.out / "checkpoints"),
+            rollout_logging_dir=str(logs),
+            seed=3,
+            save_optimizer=False,
+            save_best=False,
+            trainer_kwargs={"run": a.run} if recording else {},
+        ),
+        "model": dict(model_path=str(model), num_layers_unfrozen=1),
+        "tokenizer": dict(tokenizer_path=str(model)),
+        "optimizer": dict(kwargs=dict(lr=2e-3, betas=[0.9, 0.95], eps=1e-8, weight_decay=1e-6)),
+        "scheduler": dict(kwargs=dict(T_max=1e12, eta_min=2e-3)),
+        "method": dict(
+            num_rollouts=24,
+            chunk_size=8,
+            ppo_epochs=2,
+            init_kl_coef=0.05,
+            target=None,
+            scale_reward="ignored",
+            gen_kwargs=dict(max_new_tokens=12, top_k=0, top_p=1.0, do_sample=True),
+        ),
     }
     for s in a.set:
         (section, name), value = s.split("=", 1)[0].split("."), json.loads(s.split("=", 1)[1])
@@ -119,14 +170,24 @@ def main():
 
     def heard(samples, prompts, outputs, tokenizer=None, **kwargs):
         scores = reward(samples, prompts, outputs)
-        if a.per_token: scores = [[0.] * (len(tokenizer(o).input_ids) - 1) + [s] for s, o in zip(scores, outputs)]
-        if len(calls) == a.break_at: scores[1] = float("nan")
+        if a.per_token:
+            scores = [[0.0] * (len(tokenizer(o).input_ids) - 1) + [s] for s, o in zip(scores, outputs)]
+        if len(calls) == a.break_at:
+            scores[1] = float("nan")
         calls.append({"prompts": prompts, "outputs": outputs, "scores": scores})
         return scores
 
     rng = random.Random(1)
-    try: trlx.train(reward_fn=heard, prompts=[prompt(rng) for _ in range(52)], eval_prompts=[prompt(rng) for _ in range(4)], config=config.evolve(**settings))
-    finally: (a.out / "seen.json").write_text(json.dumps(seen))
+    try:
+        trlx.train(
+            reward_fn=heard,
+            prompts=[prompt(rng) for _ in range(52)],
+            eval_prompts=[prompt(rng) for _ in range(4)],
+            config=config.evolve(**settings),
+        )
+    finally:
+        (a.out / "seen.json").write_text(json.dumps(seen))
 
 
-if __name__ == "__main__": main()
+if __name__ == "__main__":
+    main()

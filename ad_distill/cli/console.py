@@ -289,7 +289,7 @@ def _settings_of(part, cls, meanings):
 
 def _window_settings():
     from ad_distill.data.dataset import window_settings
-    return {name: Setting("windows", *found) for name, found in window_settings().items()}
+    return {name: Setting("windows", default, meaning) for name, (default, meaning) in window_settings().items()}
 
 def make_windows(
     settings: dict[str, Any],  # "windows" of `sorted_settings`

@@ -57,7 +57,9 @@ def sparkline(
     "A curve as a line of blocks, and its numbers."
     finite = [v for v in values if math.isfinite(v)]
     low, high = min(finite, default=0), max(finite, default=0)
-    def block(v): return "▁▂▃▄▅▆▇█"[round(7 * (v - low) / (high - low or 1))] if math.isfinite(v) else " "
+    def block(v):
+        height = round(7 * (v - low) / (high - low or 1)) if math.isfinite(v) else None
+        return " " if height is None else "▁▂▃▄▅▆▇█"[height]
     return "".join(map(block, values)) + "   " + " ".join(f"{v:.3g}" for v in values)
 
 # %% ../../nbs/cli/03_show.ipynb #d84c3820

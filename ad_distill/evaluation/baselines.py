@@ -1,4 +1,4 @@
-"""What a result is held against, on the same instances and in the same table: random play, the optimum, and the source that was distilled
+"""What a result is held against, in the same table: random play, the optimum, and the source that was distilled
 
 Docs: https://ad-distill.github.io/ad_distill/evaluation/baselines.html.md"""
 

@@ -1,4 +1,4 @@
-"""Does the frozen model improve while its context fills up? Played online, on instances it never saw, beside everything it has to be compared with
+"""Does the frozen model improve while its context fills up? Played online, on instances it never saw
 
 Docs: https://ad-distill.github.io/ad_distill/evaluate.html.md"""
 

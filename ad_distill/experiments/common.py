@@ -1,4 +1,4 @@
-"""What the experiment notebooks share: sizes, timed stages, models trained side by side and played, a report, a picture, and a result that a program can read
+"""Sizes, timed stages, models trained side by side and played, a report, a picture, and a result for programs
 
 Docs: https://ad-distill.github.io/ad_distill/experiments/common.html.md"""
 
@@ -7,8 +7,9 @@ Docs: https://ad-distill.github.io/ad_distill/experiments/common.html.md"""
 # %% auto #0
 __all__ = ['AGENTS', 'NAMES', 'Jobs', 'KEPT', 'pick', 'one_of', 'seeds_from', 'output_path', 'Experiment', 'clocks', 'machine',
            'together', 'families_of', 'in_order', 'model_settings', 'model_jobs', 'distill_jobs', 'train_all',
-           'training_costs', 'training_table', 'play_models', 'play_all', 'report', 'show_report', 'picture', 'known',
-           'mean_of_runs', 'family_figures', 'by_seed', 'figures']
+           'training_costs', 'training_table', 'returns_by_tenth', 'show_histories', 'part_of', 'play_models',
+           'play_all', 'report', 'show_report', 'picture', 'known', 'mean_of_runs', 'family_figures', 'by_seed',
+           'figures']
 
 # %% ../../nbs/experiments/01_common.ipynb #9f14ea7a
 import hashlib
@@ -31,9 +32,10 @@ import torch
 from fastcore.basics import patch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from transformers.utils.logging import disable_progress_bar
 
 from ..data.dataset import Strided, Windows, windows_of
-from ..data.store import Store
+from ..data.store import Store, StoreWriter
 from ..evaluation.baselines import play_random, recorded_curve
 from ..evaluation.play import SHARES, evaluate
 from ..evaluation.plot import STYLE, plot_curves, plot_instances
@@ -105,6 +107,7 @@ class Experiment:
         key = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()[:10]
         self.work = self.out.with_name(f"{self.out.stem}_work") / key  # histories and models
         self.work.mkdir(parents=True, exist_ok=True)
+        disable_progress_bar()  # "Loading weights" would stand in the executed notebook
 
     @contextmanager
     def stage(self,
@@ -309,6 +312,37 @@ def training_table(
     "The same, for people."
     costs = pd.DataFrame(training_costs(trained)).T[["steps", "parameters", "cpu_seconds"]].astype(int)
     return costs.set_axis([f"{NAMES[AGENTS[family]]}, seed {seed}" for family, seed in trained])
+
+# %% ../../nbs/experiments/01_common.ipynb #897128f0
+def returns_by_tenth(
+    store: Store,  # histories of one length
+) -> list[float]:  # ten mean returns
+    "How the source got on, from the first tenth of its histories to the last."
+    returns = np.stack([history.returns for history in store])  # (histories, e)
+    return [float(tenth.mean()) for tenth in np.array_split(returns, 10, axis=1)]
+
+def show_histories(
+    task: Task,  # whose histories they are
+    store: Store,  # the histories
+    every: int,  # every k-th return is shown
+    n: int = 3,  # histories
+) -> None:
+    "Print the instances of the first histories, and their returns in whole numbers."
+    for i in range(min(n, len(store))):
+        returns = store[i].returns[::every].round().astype(int)
+        print(task.describe(store[i].task["instance"]), returns.tolist())
+
+# %% ../../nbs/experiments/01_common.ipynb #33cd2f50
+def part_of(
+    store: Store,  # histories
+    path: Path,  # directory of the new store, or of one that was begun
+    histories: Iterable[int],  # numbers of those that it holds
+) -> Store:  # its info is that of the whole store
+    "A store of some histories of another."
+    with StoreWriter(path, store.spaces, store.info) as writer:
+        for place, i in enumerate(histories):
+            if not writer.has(place): writer.put(place, store[i])
+    return Store.open(path)
 
 # %% ../../nbs/experiments/01_common.ipynb #0c1822e9
 def play_models(

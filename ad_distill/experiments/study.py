@@ -1,4 +1,4 @@
-"""Which written form should a task have? The same histories and the same windows for every serializer, one small model each, every result a file
+"""Which written form should a task have? The same histories and windows for every serializer, a small model each
 
 Docs: https://ad-distill.github.io/ad_distill/experiments/study.html.md"""
 

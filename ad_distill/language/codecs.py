@@ -114,9 +114,9 @@ class IntCodec(Codec):
         if self.high - self.low >= MOST: return None
         return np.arange(self.low, self.high + 1).astype(self.dtype)
 
-    def words(self, values): return [self.prefix + s for s in values.astype("U").tolist()]
+    def words(self, values: np.ndarray): return [self.prefix + s for s in values.astype("U").tolist()]
 
-    def read(self, s):
+    def read(self, s: str):
         s = s[len(self.prefix):]
         if len(s) > 24 or not self.low <= int(s) <= self.high: raise ValueError
         return int(s)
@@ -160,11 +160,11 @@ class FloatCodec(Codec):
 
 # %% ../../nbs/language/01_codecs.ipynb #01e81fb8
 @patch
-def write(self: FloatCodec, x):
+def write(self: FloatCodec, x: np.ndarray):
     with np.errstate(over="ignore"): return look_up(x, self.words)
 
 @patch
-def words(self: FloatCodec, values):
+def words(self: FloatCodec, values: np.ndarray):
     strings = self._rounded(values) if self.digits else self._shortest(values)
     return [self.prefix + (self.nan if s == "nan" else s) for s in strings]
 
@@ -185,7 +185,7 @@ def _rounded(self: FloatCodec, values):
 
 # %% ../../nbs/language/01_codecs.ipynb #d136117c
 @patch
-def read(self: FloatCodec, s):
+def read(self: FloatCodec, s: str):
     s = s[len(self.prefix):]
     if s == self.nan: return math.nan
     x = float(s)
@@ -204,14 +204,14 @@ class FixedCodec(FloatCodec):
     @property
     def number(self) -> str: return "-?[0-9]++" if self.scaled else _NUMBER
 
-    def words(self, values): return [self.prefix + self._word(x) for x in values.astype(float).tolist()]
+    def words(self, values: np.ndarray): return [self.prefix + self._word(x) for x in values.astype(float).tolist()]
 
     def _word(self, x):
         if math.isnan(x): return self.nan
         s = f"{x:z.{self.decimals}f}"  # z: no zero is below zero
         return str(int(s.replace(".", ""))) if self.scaled else s
 
-    def read(self, s):
+    def read(self, s: str):
         known = s != self.prefix + (self.nan or "")
         return super().read(f"{s}e-{self.decimals}" if self.scaled and known else s)
 
@@ -255,11 +255,11 @@ class BinCodec(Codec):
     @property
     def what(self) -> str: return f"a word from b0 to b{len(self.centers) - 1}"
 
-    def write(self, x):
+    def write(self, x: np.ndarray):
         nearest = np.searchsorted(self.middle, x)
         return self.names[np.where(np.isnan(x), len(self.centers), nearest)]
 
-    def read(self, s):
+    def read(self, s: str):
         if s == self.nan: return math.nan
         if len(s) > 9 or not int(s[1:]) < len(self.centers): raise ValueError
         return self.centers[int(s[1:])].item()
@@ -273,9 +273,9 @@ class TextCodec(Codec):
     def escape(self, s: str) -> str: raise NotImplementedError
     def unescape(self, s: str) -> str: raise NotImplementedError
 
-    def write(self, x): return [self.escape(s) for s in x]
+    def write(self, x: np.ndarray): return [self.escape(s) for s in x]
 
-    def read(self, s):
+    def read(self, s: str):
         text = self.unescape(s)
         text.encode()  # `UnicodeEncodeError`, a ValueError, for what no file can hold
         return text
@@ -290,16 +290,16 @@ class LineCodec(TextCodec):
     "Text on one line: a line break is written as backslash and n."
     pattern = r"[^\n]*+"
 
-    def escape(self, s): return _TO_ESCAPE.sub(lambda m: _ESCAPES[m[0]], s)
-    def unescape(self, s): return _ESCAPED.sub(lambda m: _UNESCAPES[m[0]], s)
+    def escape(self, s: str): return _TO_ESCAPE.sub(lambda m: _ESCAPES[m[0]], s)
+    def unescape(self, s: str): return _ESCAPED.sub(lambda m: _UNESCAPES[m[0]], s)
 
 # %% ../../nbs/language/01_codecs.ipynb #fa7cc130
 class QuotedCodec(TextCodec):
     "Text as it stands between the quotes of JSON."
     pattern = r'(?:[^"\\\x00-\x1f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*+'
 
-    def escape(self, s): return json.dumps(s, ensure_ascii=False)[1:-1]
-    def unescape(self, s): return json.loads(f'"{s}"')
+    def escape(self, s: str): return json.dumps(s, ensure_ascii=False)[1:-1]
+    def unescape(self, s: str): return json.loads(f'"{s}"')
 
 # %% ../../nbs/language/01_codecs.ipynb #039792f7
 @dataclass(eq=False)
@@ -342,11 +342,11 @@ def _longest(self: UnitCodec, s, at):
     return 0
 
 @patch
-def escape(self: UnitCodec, s):
+def escape(self: UnitCodec, s: str):
     return " ".join([f"{self.name}{i}{self.delimiter}{u}" for i, u in enumerate(self._units(s))])
 
 @patch
-def unescape(self: UnitCodec, s):
+def unescape(self: UnitCodec, s: str):
     most, found = len(str(len(self.unit) - 1)), []
     for i, pair in enumerate(s.split(" ") if s else ()):
         place, number = pair.split(self.delimiter)
@@ -373,5 +373,5 @@ class WordCodec(Codec):
         longest_first = sorted(self.vocabulary, key=len, reverse=True)
         return f"(?:{'|'.join(map(re.escape, longest_first))})"
 
-    def write(self, x): return np.array(self.vocabulary, object)[x]
-    def read(self, s): return self.vocabulary.index(s)
+    def write(self, x: np.ndarray): return np.array(self.vocabulary, object)[x]
+    def read(self, s: str): return self.vocabulary.index(s)
