@@ -14,7 +14,7 @@ from conftest import NBS, ROOT, python, run
 
 NOTEBOOKS = sorted(NBS.glob("**/*.ipynb"))
 MODULES = sorted(p for p in (ROOT / "ad_distill").glob("**/*.py") if p.name != "_modidx.py")
-# The wings in the order of their imports: each imports only from those before it, inside a wing only from notebooks with lower numbers.
+# The wings in the order of their imports: each imports only from those before it; inside a wing the numbers decide.
 LAYERS = (
     "registry",
     "trajectory",
@@ -81,7 +81,7 @@ def notebooks():
 
 
 def floor(module):
-    "Where a module stands: the number of its wing in `LAYERS`, and of its notebook there; those at the top of nbs/ come first."
+    "The number of a module's wing in `LAYERS`, and of its notebook there; those at the top of nbs/ come first."
     home = notebooks()[module]
     number = int(home.name.split("_")[0])
     return LAYERS.index(module.split(".")[0]), int(len(home.parts) > 1), number
@@ -268,7 +268,7 @@ def test_notebook_form(path):
 
 @pytest.mark.parametrize("path", **by_name([p for p in NOTEBOOKS if p.name[0].isdigit()]))
 def test_imports_stand_in_cells_of_their_own(path):
-    "nbdev runs every cell with an import, and no other, to make the docs; one that also needs the cells above it breaks them."
+    "To make the docs nbdev runs every cell with an import, and no other; it must not need the cells above it."
     for c in json.loads(path.read_text(encoding="utf-8"))["cells"]:
         src = "".join(c["source"])
         if c["cell_type"] != "code" or re.search(

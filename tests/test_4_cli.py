@@ -1,4 +1,4 @@
-"""The command line: quick to answer, the whole way from task to table, one line for every mistake, nothing lost when it is stopped."""
+"""The command line: the whole way from task to table, one line for every mistake, nothing lost when it is stopped."""
 
 import json
 import os
@@ -39,7 +39,7 @@ def mistake(*args, cwd, says=(), code=2, **env):
 
 
 def several(*commands, cwd, codes=None):
-    "Run commands in one process, as what they import takes seconds: what each printed; or, with `codes`, exit code, stdout and stderr of each."
+    "Run commands in one process, as imports take seconds: what each printed, or, with `codes`, code and both streams."
     code = f"""
 import json, contextlib, io
 from ad_distill.cli.main import main
@@ -370,7 +370,8 @@ def test_language_models_alike(work, tmp_path):
         and settings["serializer"]["settings"]["skip_zero"] is True
     )
     play = ["--episodes", 2, "--instances", 2, "--streams", 2]
-    train = "train words --model lm --episodes 3 --steps 1 --batch 2 -s width 16 -s scatter true -s shuffle_rewards true -s part 0.5,1 -s slide 2 -s max_action_tokens 20 -s ask 0.5".split()
+    settings = "-s width 16 -s scatter true -s shuffle_rewards true -s part 0.5,1 -s slide 2 -s max_action_tokens 20"
+    train = f"train words --model lm --episodes 3 --steps 1 --batch 2 {settings} -s ask 0.5".split()
     *played, _ = several(
         [
             "evaluate",
@@ -704,12 +705,13 @@ if __name__ == '__main__': main(sys.argv[1:])
 
 
 class Many:
-    "A `generate` that writes often: four histories at a time. A program of its own, as worker processes have to be able to import it."
+    "A `generate` that writes often: four histories at a time. A program of its own, which workers can import."
 
     def __init__(self, path, workers=1):
         self.path, self.store, self.program = path, path / "store", path / "driver.py"
         self.program.write_text(DRIVER)
-        self.args = f"{self.program} generate dark_room --source q_learning --histories {N} --episodes 20 --seed 1 --out store --workers {workers}".split()
+        command = f"generate dark_room --source q_learning --histories {N} --episodes 20 --seed 1 --out store"
+        self.args = f"{self.program} {command} --workers {workers}".split()
 
     def start(self, limit=None, wait_at=1 << 30):
         "`wait_at`: when so many histories are there, wait for a kill, however slow the one who kills is."
@@ -754,7 +756,7 @@ def test_kill(workers, unbroken, tmp_path):
     many, rng, had = Many(tmp_path, workers), random.Random(workers), 0
     for kill in range(
         7
-    ):  # while it starts, and then wherever it has got to when so many histories are there: by progress, as no clock tells how fast a machine is
+    ):  # while it starts, then by progress: no clock tells how fast a machine is
         p = many.start(wait_at=N - 10)
         if kill < 2:
             time.sleep(rng.uniform(0, 0.3))

@@ -62,7 +62,7 @@ def test_two_processes(tmp_path):
     run(*launch, "-m", "ad_distill", *settings, "--out", "two", cwd=tmp_path)
     two = json.loads((tmp_path / "two" / "training.json").read_text())
     assert (two["processes"], two["steps"]) == (2, 6)
-    # two processes with batches of two see what one process with batches of four sees, in the same order: so they learn the same
+    # two processes with batches of two see what one with batches of four sees, in the same order: they learn the same
     run(
         "ad_distill",
         *[{"2": "4"}.get(w, w) if settings[i - 1] == "--batch" else w for i, w in enumerate(settings)],

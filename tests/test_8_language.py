@@ -38,7 +38,7 @@ def writer(kind, name="plain", **settings):
 
 
 def talk(agent, kind, streams, n=10):
-    "What some streams do in `n` steps, in an environment where each stream's prompts and ends depend on its number only."
+    "What some streams do in `n` steps of an environment whose prompts and ends depend on a stream's number only."
     out, rngs = [], [np.random.default_rng([7, i]) for i in streams]
     for _ in range(n):
         one = [draw_episode(r, SPACES[kind], 1) for r in rngs]

@@ -1,4 +1,4 @@
-"""Stores to Minari and to datasets and back: nothing changes, whichever side it began on; what cannot be done is one line."""
+"""Stores to Minari and to datasets and back: nothing changes, whichever side it began on; refusals are one line."""
 
 import io
 import json

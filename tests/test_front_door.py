@@ -102,7 +102,8 @@ def test_an_installed_plug_in_is_found(tmp_path):
     about.mkdir()
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: arrows_plugin\nVersion: 1.0\n")
     (about / "entry_points.txt").write_text("[ad_distill]\narrows = arrows_plugin\n")
-    code = 'from ad_distill import make_serializer, make_task; print(make_serializer("arrows", make_task("bandit").spaces).name)'
+    code = "from ad_distill import make_serializer, make_task"
+    code += '; print(make_serializer("arrows", make_task("bandit").spaces).name)'
     assert python(code, cwd=tmp_path).stdout.split() == ["arrows"]
     assert "arrows" in run(sys.executable, "-m", "ad_distill", "serializers", cwd=tmp_path).stdout
 

@@ -293,9 +293,12 @@ def test_sources_that_do_not_fit_are_refused_before_any_work(tmp_path, name, id,
     assert not (tmp_path / "s").exists()
 
 
+WITHOUT_SB3 = "import sys; sys.modules['stable_baselines3'] = None\nfrom ad_distill.cli.main import main\n"
+
+
 def test_without_the_extra(tmp_path):
     got = python(
-        "import sys; sys.modules['stable_baselines3'] = None\nfrom ad_distill.cli.main import main\nmain(['generate', 'gym:CartPole-v1', '--source', 'ppo', '--out', 'x'])",
+        WITHOUT_SB3 + "main(['generate', 'gym:CartPole-v1', '--source', 'ppo', '--out', 'x'])",
         cwd=tmp_path,
         check=False,
     )
@@ -304,7 +307,7 @@ def test_without_the_extra(tmp_path):
         and got.stderr == "ad_distill: source 'ppo' needs stable-baselines3: pip install 'ad_distill[sb3]'\n"
     )
     got = python(
-        "import sys; sys.modules['stable_baselines3'] = None\nfrom ad_distill.cli.main import main\nmain(['generate', 'gym:CartPole-v1', '--out', 'x'])",
+        WITHOUT_SB3 + "main(['generate', 'gym:CartPole-v1', '--out', 'x'])",
         cwd=tmp_path,
         check=False,
     )

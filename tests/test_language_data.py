@@ -1,4 +1,5 @@
-"""Laws of Language Format data: tokens say what the text says, whole or bit by bit; the cache is never stale; both formats give the same windows."""
+"""Laws of Language Format data: tokens say what the text says; the cache is never stale; both formats have the same
+windows."""
 
 import json
 import os

@@ -1,5 +1,6 @@
-"""The recorders. Most of it needs neither trlX nor TRL. A real run of trlX is made when AD_DISTILL_TRLX_PYTHON names the python of an
-environment made with requirements-trlx.txt; tests that need TRL are skipped where it is not installed (pip install 'ad_distill[rlhf]')."""
+"""The recorders. Most of it needs neither trlX nor TRL. A real run of trlX is made when AD_DISTILL_TRLX_PYTHON names
+the python of an environment made with requirements-trlx.txt; tests that need TRL are skipped where it is not installed
+(pip install 'ad_distill[rlhf]')."""
 
 import ast
 import importlib.util
@@ -43,7 +44,8 @@ def test_the_file_works_alone(tmp_path):
     "Copied beside a script, under another name."
     (tmp_path / "recorder.py").write_bytes((ROOT / "ad_distill/recorders/trlx.py").read_bytes())
     out = python(
-        "import recorder; f = recorder.RolloutFolder('run', {}); print(f.append([{'score': 1}], optimizer_step=0).name)",
+        "import recorder; f = recorder.RolloutFolder('run', {}); "
+        "print(f.append([{'score': 1}], optimizer_step=0).name)",
         cwd=tmp_path,
     )
     assert out.stdout.strip() == "rollouts-00000.json"
@@ -67,7 +69,8 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
 
 @pytest.mark.skipif(os.name != "posix", reason="needs kill -9")
 def test_every_file_is_whole_after_kill_9(tmp_path):
-    code = "from ad_distill.recorders.trlx import RolloutFolder\nf = RolloutFolder('run', {'a': 1})\nwhile True: f.append([{'logprobs': [-.1234567] * 20000}] * 5, optimizer_step=f.next)"
+    code = "from ad_distill.recorders.trlx import RolloutFolder\nf = RolloutFolder('run', {'a': 1})\n"
+    code += "while True: f.append([{'logprobs': [-.1234567] * 20000}] * 5, optimizer_step=f.next)"
     p = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)})
     while len(list(tmp_path.glob("run/rollouts-*.json"))) < 3:
         time.sleep(0.02)
@@ -499,7 +502,7 @@ def test_trl_keeps_what_came_before_a_bad_reward(tmp_path, story_model):
 @needs_trl
 @pytest.mark.filterwarnings("ignore")
 def test_trl_grpo_holds_against_rloo(story_model):
-    "On one reward function, both raise the mean reward by 0.25 within 512 rollouts (last 64 against first 64), with the same fields."
+    "On one reward function both raise the mean reward by 0.25 in 512 rollouts (last 64 against first 64)."
     from ad_distill import recorders  # noqa: F401
     from ad_distill.recorders import trl as _  # noqa: F401
     from ad_distill.sources.core import make_source

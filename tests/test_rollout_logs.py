@@ -118,7 +118,7 @@ def test_scores_are_recomputed(tmp_path):
 
 @pytest.mark.parametrize("run", COMPLETE, ids=lambda p: p.name[:8])
 def test_law_of_rewards(run):
-    "rewards = -kl * (logprob - ref) + score at the end, as the README of the logs has it, and what the reader makes of it."
+    "rewards = -kl * (logprob - ref) + score at the end, as the README of the logs has it; what the reader makes of it."
     rollouts = iter(next(TrlX().runs(run)).rollouts())
     for f in raw_files(run, "rollouts-*.json"):
         for raw in f["rollouts"]:
@@ -253,7 +253,7 @@ def test_scores_token_by_token(tmp_path):
     "response, last_known", [([7, 8, 0, 1, 1], True), ([7, 8, 9, 9, 9], False)], ids=["padded", "full"]
 )
 def test_scaled_scores(response, last_known, tmp_path):
-    "With scale_reward the score that was paid is not the one that was given: where it met a token, its penalty is not known."
+    "With scale_reward the score paid is not the one given: where it met a token, its penalty is not known."
     (a,) = read(write(tmp_path, [rollout(response, paid=0.3)], config={"method": {"scale_reward": "running"}}))
     assert np.allclose(a.penalties[:-1], 0.1) and math.isnan(a.penalties[-1]) is not last_known and a.score == 1
     assert math.isnan(a.ref_logprobs[-1]) is not last_known
@@ -693,7 +693,8 @@ def test_models_learn_from_imported_histories(tmp_path):
     code = """
 from ad_distill.cli.main import main
 small = "--stride 60 --episodes 3 --steps 1 --batch 2 -s width 16 --quiet".split()
-for args in ("tokens --model rl --out a", "tokens --model lm --serializer plain --out b", "text --model lm --serializer plain --out c"):
+lm = "--model lm --serializer plain"
+for args in ("tokens --model rl --out a", f"tokens {lm} --out b", f"text {lm} --out c"):
     try: main(["train", *args.split(), *small])
     except SystemExit as e: assert not e.code, args
 """

@@ -1,4 +1,4 @@
-"""Laws of the serializers, over the registry, a zoo of spaces and their settings; AD_DISTILL_EXAMPLES sets how many examples a law gets."""
+"""Laws of the serializers, over the registry, a zoo of spaces and settings; AD_DISTILL_EXAMPLES: how many examples."""
 
 import copy
 import json

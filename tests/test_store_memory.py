@@ -1,6 +1,7 @@
 """10 million transitions, about 500 MB, open and give random windows in less than 100 MB of memory of their own.
 
-Pages of the mapped file are not counted: they belong to the file cache, and the system takes them back when it needs them."""
+Pages of the mapped file are not counted: they belong to the file cache, and the system takes them back when it needs
+them."""
 
 import json, subprocess, sys, time
 

@@ -1,9 +1,10 @@
-"""A small PPO run of unmodified trlX with the recorder, on a GPT-2 made here: run by the interpreter of requirements-trlx.txt.
+"""A small PPO run of unmodified trlX with the recorder, on a GPT-2 made here, by Python of requirements-trlx.txt.
 
     PYTHONPATH=. trlx_env/bin/python tests/trlx_run.py OUT [--epochs 6] [--updates 60] [--set train.seed=3 ...]
 
-OUT/model is the pre-trained model, OUT/rollouts/run the recorded run. OUT/seen.json is what trlX itself computed and kept, overheard independently
-of the recorder: every call of the reward function, every batch pushed to its store, log probabilities of policy and reference, and updates made.
+OUT/model is the pre-trained model, OUT/rollouts/run the recorded run. OUT/seen.json is what trlX itself computed and
+kept, overheard independently of the recorder: every call of the reward function, every batch pushed to its store, log
+probabilities of policy and reference, and updates made.
 """
 
 import argparse
@@ -37,7 +38,7 @@ def story(rng):
 
 
 def reward(samples, prompts, outputs, **kwargs):
-    "Share of good words among the good and bad ones; per token (of the prompt and the completion together) if asked for."
+    "Share of good words among the good and bad ones; per token (of prompt and completion together) if asked for."
     scores = []
     for o in outputs:
         words = o.replace(".", " ").replace("<|endoftext|>", " ").split()

@@ -1,4 +1,4 @@
-"""Makes a log of completions with TRL's GRPOTrainer: python make_logs.py OUT STEPS LOGGING_STEPS [STEPS_PER_GENERATION]"""
+"""A log of completions by TRL's GRPOTrainer: python make_logs.py OUT STEPS LOGGING_STEPS [STEPS_PER_GENERATION]"""
 import json
 import os
 import sys
@@ -23,12 +23,15 @@ def short(completions, **kwargs): return [None if len(x) > 45 else 1 - len(x) / 
 def main(out, steps, logging_steps, steps_per_generation=2):
     torch.manual_seed(0)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(LOGS / "tokenizer", padding_side="left")
-    model = GPT2LMHeadModel(GPT2Config(vocab_size=768, n_layer=1, n_head=2, n_embd=32, n_positions=64, bos_token_id=0, eos_token_id=0, pad_token_id=1))
+    special = dict(bos_token_id=0, eos_token_id=0, pad_token_id=1)
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=768, n_layer=1, n_head=2, n_embd=32, n_positions=64, **special))
     rollouts = json.loads(next((LOGS / "complete").glob("run-11*/rollouts-00000.json")).read_text())["rollouts"]
     prompts = Dataset.from_dict({"prompt": sorted({r["prompt"] for r in rollouts})})
-    args = GRPOConfig(output_dir=out, per_device_train_batch_size=8, num_generations=4, max_completion_length=12, max_steps=int(steps), logging_steps=int(logging_steps), learning_rate=3e-3,
-                      gradient_accumulation_steps=2, steps_per_generation=int(steps_per_generation), log_completions=True, report_to=[], use_cpu=True, save_strategy="no", reward_weights=[1., .5], seed=3,
-                      bf16=False, gradient_checkpointing=False)
+    args = GRPOConfig(output_dir=out, per_device_train_batch_size=8, num_generations=4, max_completion_length=12,
+                      max_steps=int(steps), logging_steps=int(logging_steps), learning_rate=3e-3,
+                      gradient_accumulation_steps=2, steps_per_generation=int(steps_per_generation),
+                      log_completions=True, report_to=[], use_cpu=True, save_strategy="no", reward_weights=[1., .5],
+                      seed=3, bf16=False, gradient_checkpointing=False)
     GRPOTrainer(model, [vowels, short], args=args, train_dataset=prompts, processing_class=tokenizer).train()
 
 
