@@ -3,7 +3,6 @@ import numpy as np
 import torch
 from harness import compare
 
-import ad_distill.tasks.rooms  # noqa: F401 (registers the tasks)
 from ad_distill.models.rl_agent import RLAgent
 from ad_distill.models.lm import LMModel, LMSettings, small_lm
 from ad_distill.models.lm_agent import LMAgent

@@ -7,7 +7,6 @@ from functools import partial
 import numpy as np
 from harness import compare
 
-import ad_distill.tasks.gym  # noqa: F401
 from ad_distill.sources.core import generate, make_source
 from ad_distill.sources.sb3 import Recorder, sb3_env
 from ad_distill.tasks.core import make_task

@@ -8,7 +8,6 @@ import torch
 from harness import compare
 from transformers import get_cosine_schedule_with_warmup
 
-import ad_distill.tasks.rooms  # noqa: F401 (registers the tasks)
 from ad_distill.data.dataset import TrajectoryDataset, collate
 from ad_distill.models.rl import RLConfig, RLModel
 from ad_distill.sources.core import generate, make_source

@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from harness import compare
 
-import ad_distill.tasks.rooms  # noqa: F401 (registers the tasks)
 from ad_distill.data.dataset import Strided, TrajectoryDataset, Windows
 from ad_distill.sources.core import generate, make_source
 from ad_distill.tasks.core import make_task

@@ -11,7 +11,6 @@ import torch
 from conftest import python, run
 
 import ad_distill.sources.sb3  # noqa: F401
-import ad_distill.tasks.gym  # noqa: F401
 from ad_distill.registry import SOURCES
 from ad_distill.sources.core import generate, make_source
 from ad_distill.sources.sb3 import Recorder, sb3_env

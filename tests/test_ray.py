@@ -18,7 +18,6 @@ from ad_distill.sources.core import generate, make_source
 from ad_distill.data.store import Store
 from ad_distill.tasks.core import make_task
 from ad_distill.registry import UserError
-import ad_distill.tasks.rooms  # noqa: F401 (registers its tasks)
 
 SCRIPT = Path(sys.executable).parent / "ad_distill"
 ARGS = "generate dark_room --source q_learning --histories 7 --episodes 30 --seed 3 --out {}".split()

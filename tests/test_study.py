@@ -33,7 +33,6 @@ from ad_distill.data.tokens import sample
 from ad_distill.language.tokenizers import build_tokenizer
 from ad_distill.registry import UserError
 
-import ad_distill.tasks.rooms  # noqa: F401
 
 TINY = Cell(
     "bandit",
