@@ -1,6 +1,7 @@
 """The source is as it says: exported, clean, linted, layered, typed, and the README in step with the index."""
 
 import ast
+import functools
 import json
 import re
 import subprocess
@@ -68,6 +69,7 @@ def module_name(path):
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+@functools.cache
 def notebooks():
     "Exported module -> its notebook, relative to nbs/."
     found = {}
