@@ -1,10 +1,11 @@
-"""Laws of Language Format data: tokens say what the text says; the cache is never stale; both formats have the same
-windows."""
+"""Laws of Language Format data: tokens say what the text says, whole or bit by bit; the cache is never stale; both
+formats give the same windows, and a seed always the same."""
 
 import json
 import os
 import subprocess
 import sys
+import zlib
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from ad_distill.language import tokens as tokens_module
 from ad_distill.data.dataset import (
+    InvertedRewards,
     Leap,
     ShuffledEpisodes,
     ShuffledRewards,
@@ -190,100 +192,94 @@ def test_tokenizers_know_everything_and_come_back_from_disk(name, kind, tmp_path
     assert not digits, "digits are single"
 
 
+def rewards_of(episodes):
+    return sorted(map(str, np.concatenate([e.reward for e in episodes]).tolist()))
+
+
 @each_serializer
 @each_space
 def test_both_formats_give_the_same_windows(name, kind, tmp_path):
     store = make_store(tmp_path / "store", SPACES[kind])
-    given, kw = parts(store, name), dict(n=60, seed=3)
-    leap = dict(jump=0.7, jump_from=0.4, jump_to=0.4)
-    for windows in (
-        Windows(2, Strided(3)),
-        Windows(3, Strided(1), ablations=(ShuffledEpisodes(),)),
-        Windows(2, Strided(2), ablations=(ZeroedRewards(),)),
-        Windows(3, Strided(2), ablations=(ShuffledRewards(),)),
-        windows_of(3, 2, **leap),
-        windows_of(3, 2, **leap, shuffle_episodes=True, shuffle_rewards=True),
-        windows_of(3, 2, **leap, zero_rewards=True),
+    given, kw = parts(store, name), dict(n=40, seed=3)
+    serializer = given["serializer"]
+    for ablations in (
+        (),
+        (ShuffledEpisodes(),),
+        (ZeroedRewards(),),
+        (ShuffledRewards(),),
+        (InvertedRewards(),),
+        (ShuffledEpisodes(), ShuffledRewards()),
     ):
-        data = TrajectoryDataset(store, "language", windows, **given, **kw)
-        whole = data.__getitems__(list(range(60)))
-        for i, item in enumerate(whole):
-            h, first = data.chosen[i]
-            kept = [store[int(h)][int(first + k)] for k in sorted(data.order[i % len(data.order)])]
-            text = given["tokenizer"].decode(item["input_ids"])
-            assert text == data.text(i)
-            if windows.jump:
-                assert len({int(first + k) for k in data.order[i]}) == 3
-            same = given["serializer"].quantize(kept)
-            rewards = [
-                sorted(map(str, np.concatenate([e.reward for e in some]).tolist()))
-                for some in (same, given["serializer"].quantize(data.trajectories(i)))
-            ]
-            if not windows.zero_rewards:
-                assert rewards[0] == rewards[1]
-            if not windows.shuffle_episodes and not windows.zero_rewards and not windows.shuffle_rewards:
-                assert text == given["serializer"].serialize(kept)
-            found = given["serializer"].parse(text)
-            assert sorted(map(len, found)) == sorted(map(len, kept))
-            if windows.zero_rewards:
-                assert not any(e.reward.any() for e in found)
-            assert (
-                (item["labels"] == item["input_ids"]).all()
-                and item["attention_mask"].all()
-                and item["field"].max() < len(FIELDS)
-            )
-        if kind in ("grid", "box"):
+        for choice in (Strided(2), Leap(0.7, jump_from=0.4, jump_to=0.4, rest=Strided(2))):
+            windows = Windows(3, choice, ablations=ablations)
+            data = TrajectoryDataset(store, "language", windows, **given, **kw)
+            for i, item in enumerate(data.__getitems__(list(range(40)))):
+                history = store[int(data.history[i])]
+                kept = [history[k] for k in sorted(data.episode[i].tolist())]
+                text = given["tokenizer"].decode(item["input_ids"])
+                assert text == data.text(i)
+                assert len(set(data.episode[i].tolist())) == 3
+                if not {ZeroedRewards(), InvertedRewards()} & set(ablations):
+                    assert rewards_of(serializer.quantize(kept)) == rewards_of(
+                        serializer.quantize(data.trajectories(i))
+                    )
+                if not ablations:
+                    assert text == serializer.serialize(kept)
+                found = serializer.parse(text)
+                assert sorted(map(len, found)) == sorted(map(len, kept))
+                if ZeroedRewards() in ablations:
+                    assert not any(e.reward.any() for e in found)
+                assert (item["labels"] == item["input_ids"]).all()
+                assert item["attention_mask"].all() and item["field"].max() < len(FIELDS)
+            if kind not in ("grid", "box"):
+                continue
             numbers = TrajectoryDataset(store, "rl", windows, **kw)
-            assert (numbers.chosen == data.chosen).all()
-            for i in range(60):
-                assert np.array_equal(
-                    np.concatenate([e.state for e in data.trajectories(i)]), numbers[i]["state"].numpy()
-                )
-                assert np.array_equal(
-                    np.concatenate([e.reward for e in data.trajectories(i)]),
-                    numbers[i]["reward"].numpy(),
-                    equal_nan=True,
-                )
+            assert (numbers.episode == data.episode).all()
+            for i in range(40):
+                episodes = data.trajectories(i)
+                for k in ("state", "reward"):
+                    column = np.concatenate([e.columns[k] for e in episodes])
+                    assert np.array_equal(column, numbers[i][k].numpy(), equal_nan=k == "reward")
 
 
-def test_windows_that_jump():
+LEAPS = (
+    Windows(6, Leap(0.5, jump_from=0.2, jump_to=0.3, rest=Strided(2))),
+    Windows(6, Leap(1.0, jump_from=0.5, jump_to=0.15, rest=Strided(2, from_start=1.0)), part=(0.1, 0.9)),
+    Windows(2, Leap(1.0, rest=Strided(1, from_start=0))),
+)
+
+
+@pytest.mark.parametrize("windows", LEAPS, ids=str)
+def test_windows_that_jump(windows):
+    n_episodes, n, leap = np.array([40, 90, 300]), 4000, windows.choice
+    history, episode = windows.lay(n_episodes, n, seed=3)
+    low, high = (np.floor(n_episodes * p).astype(int)[history, None] for p in windows.part)
+    early = episode < low + np.ceil((high - low) * leap.jump_from)
+    late = episode >= high - np.ceil((high - low) * leap.jump_to)
+    jumped = (early | late).all(1) & (early.sum(1) < windows.episodes) & early[:, 0]
+    assert abs(jumped.mean() - leap.jump) < 0.05 and (np.diff(episode, axis=1) > 0).all()
+    assert (episode >= low).all() and (episode < high).all()
+    straight = (np.diff(episode, axis=1) == leap.rest.stride).all(1)
+    assert (jumped | straight).all()
+    kinds = np.bincount(early[jumped & ~straight].sum(1), minlength=windows.episodes)[1:] / (jumped & ~straight).sum()
+    assert abs(kinds - 1 / (windows.episodes - 1)).max() < 0.05, (
+        "as many before the jump as after it, and all in between"
+    )
+    if leap.rest.from_start == 1:
+        assert (episode[:, 0] == low[:, 0]).all()
+    again = windows.lay(n_episodes, n, seed=3)
+    assert (again[0] == history).all() and (again[1] == episode).all()
+
+
+def test_windows_that_do_not_jump_are_as_they_were():
     n_episodes, n = np.array([40, 90, 300]), 4000
-    for windows in (
-        Windows(6, Leap(0.5, jump_from=0.2, jump_to=0.3, rest=Strided(2))),
-        Windows(6, Leap(1.0, jump_from=0.5, jump_to=0.15, rest=Strided(2, from_start=1.0)), part=(0.1, 0.9)),
-        Windows(2, Leap(1.0, rest=Strided(1, from_start=0))),
-    ):
-        chosen, order = windows.lay(n_episodes, n, seed=3)
-        low, high = (np.floor(n_episodes * p).astype(int)[chosen[:, :1]] for p in windows.part)
-        episode = chosen[:, 1:] + order
-        early, late = (
-            episode < low + np.ceil((high - low) * windows.jump_from),
-            episode >= high - np.ceil((high - low) * windows.jump_to),
-        )
-        jumped = (early | late).all(1) & (early.sum(1) < windows.episodes) & early[:, 0]
-        assert (
-            abs(jumped.mean() - windows.jump) < 0.05
-            and (np.diff(episode, axis=1) > 0).all()
-            and (episode >= low).all()
-            and (episode < high).all()
-        )
-        straight = (np.diff(episode, axis=1) == windows.stride).all(1)
-        assert (jumped | straight).all()
-        kinds = (
-            np.bincount(early[jumped & ~straight].sum(1), minlength=windows.episodes)[1:] / (jumped & ~straight).sum()
-        )
-        assert abs(kinds - 1 / (windows.episodes - 1)).max() < 0.05, (
-            "as many before the jump as after it, and all in between"
-        )
-        if windows.from_start == 1:
-            assert (episode[:, 0] == low[:, 0]).all()
-        again = windows.lay(n_episodes, n, seed=3)
-        assert (again[0] == chosen).all() and (again[1] == order).all()
     plain, leaping = (
         windows_of(6, 2, jump=j, jump_from=0.2, jump_to=0.2).lay(n_episodes, n, seed=3) for j in (0.0, 0.5)
     )
-    unmoved = (leaping[1] == plain[1]).all(1)
-    assert (plain[0][unmoved] == leaping[0][unmoved]).all() and plain[1].shape == (1, 6), "the others are as they were"
+    assert (plain[0] == leaping[0]).all()
+    assert 0.4 < (plain[1] == leaping[1]).all(1).mean() < 0.6
+    straight = (np.diff(leaping[1], axis=1) == 2).all(1)
+    assert (plain[1] == leaping[1])[straight].mean() > 0.99  # a leap may by chance look straight
     for wrong in (
         dict(jump=2.0),
         dict(jump=0.5, episodes=1),
@@ -294,6 +290,33 @@ def test_windows_that_jump():
             windows_of(**wrong)
     with pytest.raises(UserError, match="jump_from"):
         Windows(6, Leap(1.0, rest=Strided(2))).lay(np.array([30]), 10, 0)
+
+
+N_EPISODES = np.array([40, 90, 25, 60])
+
+# flat settings -> checksum of 200 windows of such histories with seed 7, as they were when windows had thirteen flat fields
+LAID = {
+    '{"episodes": 5, "stride": 4}': 3665322883,
+    '{"episodes": 5, "stride": 4, "from_start": 1.0, "part": [0.1, 0.9], "shuffle_episodes": true}': 899733608,
+    '{"episodes": 4, "stride": 3, "jump": 0.5, "jump_from": 0.3, "jump_to": 0.2}': 1963499207,
+    '{"episodes": 4, "stride": 3, "jump": 0.5, "jump_from": 0.3, "jump_to": 0.3, "shuffle_episodes": true}': 2613113094,
+    '{"episodes": 6, "scatter": true}': 1351626025,
+    '{"episodes": 6, "scatter": true, "part": [0.2, 1.0], "shuffle_episodes": true}': 3366219365,
+    '{"episodes": 5, "stride": 4, "sort": true}': 2642307568,
+    '{"episodes": 4, "stride": 3, "jump": 0.5, "jump_from": 0.3, "jump_to": 0.2, "sort": true}': 2454408728,
+    '{"episodes": 6, "scatter": true, "sort": true, "skip": 0.4}': 1742900409,
+}
+
+
+@pytest.mark.parametrize("name", LAID)
+def test_a_seed_gives_the_windows_that_it_always_gave(name):
+    flat = json.loads(name)
+
+    def returns(history):
+        return np.sin(np.arange(N_EPISODES[history]) * (history + 1)).round(1)
+
+    laid = windows_of(**flat).lay(N_EPISODES, 200, 7, returns)
+    assert zlib.crc32(np.column_stack(laid).astype("<i8").tobytes()) == LAID[name]
 
 
 def test_padding_and_batches(tmp_path):
