@@ -294,7 +294,7 @@ def test_windows_that_do_not_jump_are_as_they_were():
 
 N_EPISODES = np.array([40, 90, 25, 60])
 
-# flat settings -> checksum of 200 windows of such histories with seed 7, as they were when windows had thirteen flat fields
+# flat settings -> checksum of 200 windows with seed 7, as they were when windows had thirteen flat fields
 LAID = {
     '{"episodes": 5, "stride": 4}': 3665322883,
     '{"episodes": 5, "stride": 4, "from_start": 1.0, "part": [0.1, 0.9], "shuffle_episodes": true}': 899733608,
