@@ -107,7 +107,7 @@ def test_the_wheel_runs_with_fastcore_1(built, venv, tmp_path):
         "tasks",
         "generate bandit --source ucb --histories 4 --episodes 30 --out runs/bandit",
         "show runs/bandit",
-        "train runs/bandit --model rl --steps 2 --episodes 4 --out runs/model",
+        "train runs/bandit --model rl --steps 2 --episodes 4 --stride 5 --out runs/model",
         "settings --model lm",
     ]
     driver = "import sys; sys.path.insert(0, sys.argv.pop(1)); from ad_distill.cli.main import main; main(sys.argv[1:])"
