@@ -79,7 +79,7 @@ def act_vs_recompute(quick: bool) -> dict:
 class WholeContext(Context):
     "Keeps what was written, but no keys and values: every time all of it is read."
     def read(self, back=(1,)):
-        self._start()
+        self.forget()
         return super().read(back)
 
 

@@ -24,7 +24,7 @@ from nbdev.config import get_config
 from nbdev.serve import proc_nbs
 
 HERE = Path(__file__).resolve().parent / "docs"
-PANDOC_FORMAT = "ipynb+bracketed_spans+definition_lists+fenced_divs+pipe_tables"
+PANDOC_FORMAT = "ipynb+bracketed_spans+definition_lists+fenced_divs+header_attributes+pipe_tables"
 LINE = "%3Cpath d='M2 14 5 9l3 2 6-9' fill='none' stroke='%23c2410c' stroke-width='2.4'/%3E"
 ICON = f"data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E{LINE}%3C/svg%3E"
 PAGE = """<!DOCTYPE html>

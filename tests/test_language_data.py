@@ -431,8 +431,9 @@ def test_tokens_of_other_histories_or_other_code_are_not_used(tmp_path, monkeypa
 TWO = """
 import sys
 from pathlib import Path
-from ad_distill.language.tokens import TokenStream, tokenize
-from ad_distill.language.forms import make_serializer
+from ad_distill.language.tokens import TokenStream
+from ad_distill.data.tokens import tokenize
+from ad_distill.language.serializer import make_serializer
 from ad_distill.data.store import Store
 from ad_distill.language.tokenizers import load_tokenizer
 store = Store.open(sys.argv[1])

@@ -77,9 +77,9 @@ def test_a_cell_is_its_settings():
 
 def test_killed_and_run_again(study, tmp_path):
     cells = study_cells(TINY, (0, 1), ("compact", "json"))
-    cells = f"study_cells(Cell(**{asdict(TINY)!r}), (0, 1), ('compact', 'json'))"
+    same = f"study_cells(Cell(**{asdict(TINY)!r}), (0, 1), ('compact', 'json'))"
     code = "from ad_distill.experiments.study import *; "
-    code += f"run_cells({cells}, {str(tmp_path)!r}, processes=1)"
+    code += f"run_cells({same}, {str(tmp_path)!r}, processes=1)"
     process = subprocess.Popen([sys.executable, "-c", code], start_new_session=True, stderr=subprocess.DEVNULL)
     while not list(tmp_path.glob("*.json")) and process.poll() is None:
         time.sleep(0.01)  # by progress, not by a clock

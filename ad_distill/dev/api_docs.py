@@ -161,7 +161,8 @@ def _method_lines(cls, name, f):
     shown, anchor = call(name, inspect.getattr_static(cls, name)), f"{cls.__name__}.{name}".lower()
     what = first_line(f)
     said = f": {what}" if what else ""
-    if is_patched(f, cls): return [f"- [<code>{shown}</code>](#{anchor}){said}"]
+    has_own_entry = is_patched(f, cls) and f.__doc__
+    if has_own_entry: return [f"- [<code>{shown}</code>](#{anchor}){said}"]
     lines = [f"- []{{#{anchor}}}<code>{shown}</code>{said}"]
     for n, _, _, meaning in parameters(f):
         if n and meaning: lines.append(f"    - <code>{n}</code>: {meaning}")
@@ -202,17 +203,23 @@ def _docstring(sym):
     by_itself = inspect.isclass(sym) and re.match(rf"{sym.__name__}\(.*\)", doc, re.S)  # written by `dataclass`
     return "" if by_itself else doc
 
+def _whole_name(sym, name):
+    "With its class, which is the type of `self` in a patched method: where that is decorated, nbdev loses it."
+    owner = getattr(sym, "__annotations__", {}).get("self")
+    return f"{owner.__name__}.{name}" if isinstance(owner, type) and "." not in name else name
+
 class ApiTable(ShowDocRenderer):
     "A public name on its page, as markdown."
     def _repr_markdown_(self) -> str:
-        member = in_package(self.sym, self.nm)
-        sym, is_method = function_of(member), "." in self.nm
+        name = _whole_name(self.sym, self.nm)
+        member = in_package(self.sym, name)
+        sym, is_method = function_of(member), "." in name
         doc = _docstring(sym)
-        if is_method and not doc: return ""  # such as `__repr__`
-        head = f"---\n\n{'#' * (self.title_level + is_method)} {self.nm}\n\n"
+        if is_method and not doc: return "\n"  # such as `__repr__`; of an empty text nbdev makes a null
+        head = f"---\n\n{'#' * (self.title_level + is_method)} {name} {{#{name.lower()}}}\n\n"
         if not (inspect.isfunction(sym) or inspect.isclass(sym)):  # a command
             return head + inspect.cleandoc(getattr(sym, "help", None) or self.docs or "").replace("\b\n", "")
-        parts = [_signature(self.nm, member), doc, parameter_table(sym)]
+        parts = [_signature(name, member), doc, parameter_table(sym)]
         found = method_list(sym) if inspect.isclass(sym) else ""
         if found: parts += ["**Methods**", found]
         return head + "\n\n".join(p for p in parts if p) + "\n"

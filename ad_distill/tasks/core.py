@@ -13,18 +13,15 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import gymnasium as gym
 import numpy as np
 from fastcore.basics import patch
 
 from ..registry import TASKS, UserError, nearest
+from ..data.store import Store
 from ..trajectory import History, Spaces, column_dtype, versions
-
-if TYPE_CHECKING:
-    from ad_distill.data.dataset import TrajectoryDataset
-    from ad_distill.data.store import Store
 
 # %% ../../nbs/10_tasks.ipynb #0f2fcda1
 Split = Literal["train", "held_out"]
@@ -152,10 +149,10 @@ def view(self: Task,
 
 @patch
 def dataset(self: Task,
-    store: "Store",  # histories of this task
+    store: Store,  # histories of this task
     format: str = "rl",  # "rl" for arrays, "language" for text
     **kwargs,  # see `ad_distill.data.dataset.TrajectoryDataset`
-) -> "TrajectoryDataset":
+) -> Any:  # a `TrajectoryDataset`
     "Windows of the histories in a store as a `torch.utils.data.Dataset`, in either format."
     from ad_distill.data.dataset import TrajectoryDataset
     self.check_store(store)
@@ -163,7 +160,7 @@ def dataset(self: Task,
 
 @patch
 def check_store(self: Task,
-    store: "Store",  # histories that are said to be of this task
+    store: Store,  # histories that are said to be of this task
 ) -> None:
     "Raise `UserError` when the store's histories are not of this task with these parameters."
     check_same_task(self, store.info["task"], f"the store {store.path}")
