@@ -53,7 +53,7 @@ demo: $(STAMP) ## distill RLHF runs into a language model, freeze it, see it lea
 	$(BIN)/ad_distill run exp_sentiment --out runs/demo/exp_sentiment.ipynb
 
 test: $(STAMP) ## everything CI checks: export, clean, lint, notebooks, experiments, command line, wheel
-	$(BIN)/python -m pytest tests $(PYTEST_ARGS)
+	$(BIN)/python -m pytest tests -n auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
 
 docs: $(STAMP) ## the website into _docs (with Quarto where installed, else a preview of it)
 	@if command -v quarto >/dev/null 2>&1; then echo "Building the website with `quarto --version | sed 's/^/Quarto /'`."; $(BIN)/nbdev-docs && $(BIN)/python scripts/make_readme.py; \

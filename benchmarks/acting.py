@@ -114,7 +114,7 @@ def act_text_vs_recompute(quick: bool) -> dict:
         cached, whole = an_agent(slide), an_agent(slide, WholeContext)
         for agent in (cached, whole):
             agent.context.episodes = full()
-            agent.context._start()
+            agent.context.forget()
 
         def steps(agent, n):
             play(agent, n)

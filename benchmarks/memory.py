@@ -1,4 +1,4 @@
-"""Resident memory: opening ten million transitions and drawing random windows, against the size of the file."""
+"""Memory of its own: opening ten million transitions and drawing random windows, against the size of the file."""
 import sys
 import tempfile
 from pathlib import Path
@@ -13,7 +13,7 @@ def store_memory(quick: bool) -> dict:
         make(path, 20 if quick else HISTORIES)
         file = (path / "transitions.arrow").stat().st_size
         got = read(path, 10 if quick else 800)
-    return {"ratio": got["peak"] / file, "ours": got["peak"], "theirs": file, "unit": "bytes",
-            "target": {"ours": 300e6}, "lower_is_better": True,
-            "what": f"peak of a process that opens {got['n']:,} transitions and draws windows, Python and its modules "
-                    "included; theirs: the file"}
+    return {"ratio": got["own"] / file, "ours": got["own"], "theirs": file, "unit": "bytes",
+            "target": {"ours": 100e6}, "lower_is_better": True,
+            "what": f"peak of a process's own memory (not of the file's pages) that opens {got['n']:,} transitions and "
+                    "draws windows, Python and its modules included; theirs: the file"}
