@@ -122,6 +122,7 @@ def _wait(self: Recorder, found, model, action):
     share = 1. if warm else getattr(model, "exploration_rate", 0.)
     self.waiting.append((model._last_obs, action, share))
 
+# %% ../../nbs/sources/05_sb3.ipynb #db75a6e2
 def _update_follows(found, done):
     "Whether the policy changes behind this step."
     every = found["train_freq"]
@@ -129,7 +130,7 @@ def _update_follows(found, done):
     return by_episode or found["num_collected_steps"] % every.frequency == 0
 
 def _logprob_of(model):
-    "How an algorithm's logprobs are found; where noise is added to actions, or has a state of its own, they are unknown."
+    "How an algorithm's logprobs are found: unknown where noise is added to actions, or has a state of its own."
     if hasattr(model, "exploration_rate"): return epsilon_logprob
     exact = hasattr(model.actor, "get_action_dist_params") and not model.use_sde and model.action_noise is None
     return squashed_logprob if exact else unknown_logprob

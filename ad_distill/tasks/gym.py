@@ -47,8 +47,9 @@ class ChangedActions(gym.ActionWrapper):
         self.value, space = np.array(value), env.action_space
         self.discrete = isinstance(space, Discrete)
         if self.discrete: return
-        middle = space.low.astype(float) + space.high  # twice the point that stays where it is
-        self.twice = np.where(space.bounded_below & space.bounded_above, middle, 0.)
+        both = space.bounded_below & space.bounded_above
+        low, high = (np.where(both, side, 0.) for side in (space.low, space.high))
+        self.twice = low + high  # twice the point that stays where it is
 
     def action(self, action: Any) -> Any:
         if self.discrete: return int(self.value[action])

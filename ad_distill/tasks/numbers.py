@@ -139,7 +139,7 @@ def _row_of_reals(space):
         return inside.reshape(space.shape).astype(space.dtype)
     return row, clipped
 
-# %% ../../nbs/tasks/03_numbers.ipynb #d4ae8dd5
+# %% ../../nbs/tasks/03_numbers.ipynb #a6997c9b
 def _leaf_fault(space):
     "What says how a value misses a part without parts; None where it fits."
     whole = _is_whole(space)
@@ -176,7 +176,7 @@ def _short(x):
     said = " ".join(str(x).split())
     return said if len(said) <= 60 else said[:57] + "..."
 
-# %% ../../nbs/tasks/03_numbers.ipynb #98835228
+# %% ../../nbs/tasks/03_numbers.ipynb #e2e3503a
 class OwnGenerators:
     "Inside `with`, the global generators of `random` and `np.random` go on from a state of its own."
     def __init__(self, seed: int = 0): self.seed(seed)
@@ -229,7 +229,7 @@ class Numbers(gym.Wrapper):
         state, reward, terminated, truncated, _ = self._call("step", _STEP, self._action(action))
         return self._state(state), self._reward(reward), bool(terminated), bool(truncated), {}
 
-# %% ../../nbs/tasks/03_numbers.ipynb #37667895
+# %% ../../nbs/tasks/03_numbers.ipynb #3bf55e91
 _RESET = ("state", "info")  # what `reset` gives since Gymnasium 0.26, of 2022
 _STEP = ("state", "reward", "terminated", "truncated", "info")
 
@@ -254,6 +254,7 @@ def _is_interface(error):
     while place.tb_next: place = place.tb_next
     return "unpack" in str(error) and place.tb_frame.f_globals.get("__name__", "").startswith("gymnasium.")
 
+# %% ../../nbs/tasks/03_numbers.ipynb #8d4c3ea4
 @patch
 def _error(self: Numbers, said):
     name = self.env.spec.id if self.env.spec else type(self.env.unwrapped).__name__
