@@ -6,7 +6,7 @@ Docs: https://ad-distill.github.io/ad_distill/tasks.html.md"""
 
 # %% auto #0
 __all__ = ['Split', 'SPLITS', 'FORMATS', 'Task', 'register_task', 'make_task', 'task_id', 'check_same_task', 'StreamDraws',
-           'stream_seeds', 'Agent', 'Played', 'rollout', 'n_states', 'state_index', 'RandomAgent']
+           'stream_seeds', 'Agent', 'Played', 'rollout', 'n_states', 'state_index', 'RandomAgent', 'same_transitions']
 
 # %% ../../nbs/10_tasks.ipynb #f16b6df2
 import dataclasses
@@ -385,3 +385,26 @@ def _uniform_logprob(space):
 def _box_args(space):
     if isinstance(space, gym.spaces.Box): return dict(low=space.low, high=space.high, dtype=space.dtype)
     raise UserError(f"actions of {space} are not supported; expected Discrete or Box")
+
+# %% ../../nbs/10_tasks.ipynb #2ae8bff0
+def same_transitions(
+    single: Callable[[], gym.Env],  # makes one environment
+    batch: gym.vector.VectorEnv,  # many of them at once
+    n_steps: int = 300,  # random steps that are compared
+) -> int:  # how many episodes were terminated
+    "Compare a batch with that many single environments, step by step."
+    singles = [single for _ in range(batch.num_envs)]
+    sync = gym.vector.SyncVectorEnv(singles, autoreset_mode=gym.vector.AutoresetMode.SAME_STEP)
+    assert np.array_equal(sync.reset(seed=5)[0], batch.reset(seed=5)[0])
+    rng, ended = np.random.default_rng(0), 0
+    for _ in range(n_steps):
+        action = rng.integers(batch.single_action_space.n, size=batch.num_envs)
+        (*ours, our_info), (*theirs, their_info) = batch.step(action), sync.step(action)
+        for a, b in zip(ours, theirs): assert np.array_equal(a, b)
+        assert ("final_obs" in our_info) == ("final_obs" in their_info)
+        if "final_obs" not in our_info: continue
+        done = their_info["_final_obs"]
+        assert np.array_equal(done, our_info["_final_obs"])
+        assert np.array_equal(np.stack(their_info["final_obs"][done]), our_info["final_obs"][done])
+        ended += ours[2].sum()
+    return int(ended)
