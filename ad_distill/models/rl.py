@@ -111,8 +111,8 @@ class ValueEmbedding(nn.Module):
 
     def _make_table(self, space, width):
         "One table for all coordinates; `offset` is where the rows of each begin."
-        sizes = np.atleast_1d(space.n if isinstance(space, Discrete) else space.nvec).astype(int)  # (coordinates,)
-        starts = np.atleast_1d(space.start).astype(int) if isinstance(space, Discrete) else np.zeros_like(sizes)
+        sizes = np.ravel(space.n if isinstance(space, Discrete) else space.nvec).astype(int)  # (coordinates,)
+        starts = np.ravel(space.start).astype(int)  # (coordinates,)
         offset = torch.tensor(np.cumsum([0, *sizes[:-1]]) - starts)
         self.register_buffer("offset", offset, persistent=False)
         self.layer = nn.Embedding(int(sizes.sum()), width)
@@ -122,14 +122,15 @@ class ValueEmbedding(nn.Module):
         if self.kind == "Box":
             row = x.float().flatten(2) if x.ndim > 2 else x.float()[..., None]  # (b, t, numbers)
             return self.layer(row)  # (b, t, width)
-        vectors = self.layer(x + self.offset)  # (b, t, width); MultiDiscrete: (b, t, coordinates, width)
-        return vectors if self.kind == "Discrete" else vectors.sum(-2)
+        if self.kind == "Discrete": return self.layer(x + self.offset)  # (b, t, width)
+        rows = x.flatten(2) + self.offset  # (b, t, coordinates)
+        return self.layer(rows).sum(-2)  # (b, t, width)
 
 # %% ../../nbs/20_models_rl.ipynb #38786ec5
 def _head_sizes(space, learn_std):
     "How many parameters each coordinate has; a Box is one coordinate."
     if isinstance(space, Discrete): return [int(space.n)]
-    if isinstance(space, MultiDiscrete): return [int(n) for n in space.nvec]
+    if isinstance(space, MultiDiscrete): return space.nvec.ravel().tolist()
     return [(1 + learn_std) * int(np.prod(space.shape))]
 
 class ValueHead(nn.Module):
@@ -141,7 +142,8 @@ class ValueHead(nn.Module):
     ):
         super().__init__()
         self.kind, self.shape, self.learn_std = type(space).__name__, space.shape, learn_std
-        self.start = int(space.start) if isinstance(space, Discrete) else 0
+        start = torch.as_tensor(np.array(getattr(space, "start", 0), np.int64))  # (coordinates,) of MultiDiscrete
+        self.register_buffer("start", start, persistent=False)
         self.sizes = _head_sizes(space, learn_std)
         self.layer = nn.Linear(width, sum(self.sizes))
         nn.init.zeros_(self.layer.weight)
@@ -197,7 +199,7 @@ def mode(self: ValueHead, params: Tensor) -> Tensor:  # (..., parameters) -> (..
     "The most likely value."
     if self.kind == "Box": return self._normal(params)[0].view(*params.shape[:-1], *self.shape)
     best = torch.stack([p.argmax(-1) for p in params.split(self.sizes, -1)], -1)  # (..., coordinates)
-    return best[..., 0] + self.start if self.kind == "Discrete" else best
+    return best.view(*params.shape[:-1], *self.shape) + self.start  # (..., *shape)
 
 # %% ../../nbs/20_models_rl.ipynb #2f11af8c
 def rotate(

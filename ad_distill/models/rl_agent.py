@@ -17,6 +17,7 @@ from fastcore.basics import patch
 from torch import Tensor
 
 from .rl import Cache, RLModel
+from ..registry import UserError
 from ..tasks.core import StreamDraws
 
 # %% ../../nbs/models/01_rl_agent.ipynb #f7ebaf5d
@@ -52,7 +53,11 @@ def act(self: RLAgent,
     "Sample an action in every stream."
     u = self._tensor(np.stack([draw() for draw in self.draws], 1))  # (b, n)
     self.action, self.logprob, self.expected = self.model.act(self._tensor(state), self.cache, u)
-    return self.action.cpu().numpy(), self.logprob.cpu().numpy()
+    action = self.action.cpu().numpy()
+    if not np.isfinite(action).all():
+        raise UserError("the model's actions are not finite: its training diverged, or the actions that it learned "
+                        "from were too large for float32; rescale the actions of the environment, or lower the rate")
+    return action, self.logprob.cpu().numpy()
 
 @patch
 def observe(self: RLAgent,

@@ -9,6 +9,7 @@ __all__ = ['WIDTH', 'MOST_TRANSITIONS', 'Source', 'register_source', 'make_sourc
            'generate']
 
 # %% ../../nbs/sources/02_sources.ipynb #eebc5771
+import sys
 from collections.abc import Callable
 from concurrent.futures import Executor, as_completed
 from contextlib import ExitStack
@@ -157,6 +158,13 @@ def _shut(stack, pool: Executor):
     return pool
 
 # %% ../../nbs/sources/02_sources.ipynb #a0020009
+def _left_out(task, path):
+    "What the store says of parts that histories leave out; one that was begun before that was said goes on without."
+    if not task.left_out: return {}
+    print(f"{task.name}: histories leave out {', '.join(task.left_out)}, which no model gets to see", file=sys.stderr)
+    silent = Path(path, "store.json").exists() and "left_out" not in Store.open(path).info
+    return {} if silent else {"left_out": task.left_out}
+
 def generate(
     task: Task,  # what is learnt
     source: Source,  # the learner
@@ -173,7 +181,7 @@ def generate(
     _check_counts(n_histories=n_histories, n_episodes=n_episodes, workers=workers)
     source.check(task)
     about = {"task": task_id(task), "source": {"name": source.name, "params": asdict(source)}}
-    info = {**about, "n_episodes": n_episodes, "seed": seed, "split": split}
+    info = {**about, "n_episodes": n_episodes, "seed": seed, "split": split, **_left_out(task, path)}
     job = partial(_job, task, source, split, seed, n_episodes)
     with ExitStack() as stack:
         pool = _shut(stack, RayPool(ray, workers)) if ray is not None else None  # no cluster, no store is begun

@@ -6,7 +6,7 @@ Docs: https://ad-distill.github.io/ad_distill/tasks.html.md"""
 
 # %% auto #0
 __all__ = ['Split', 'SPLITS', 'FORMATS', 'Task', 'register_task', 'make_task', 'task_id', 'check_same_task', 'StreamDraws',
-           'stream_seeds', 'Agent', 'Played', 'rollout', 'n_states', 'state_index', 'RandomAgent']
+           'stream_seeds', 'Agent', 'Played', 'rollout', 'n_states', 'state_index', 'RandomAgent', 'same_transitions']
 
 # %% ../../nbs/10_tasks.ipynb #f16b6df2
 import dataclasses
@@ -49,6 +49,8 @@ class Task:
     def horizon(self) -> int: raise NotImplementedError
     @property
     def n_instances(self) -> int: raise NotImplementedError
+    @property
+    def left_out(self) -> list[str]: return []  # names of what its environments tell and histories do not keep
 
 # %% ../../nbs/10_tasks.ipynb #08a254bb
 @patch
@@ -341,6 +343,7 @@ def state_index(
 ) -> np.ndarray:  # (b,) numbers from 0 to `n_states(space) - 1`
     "Number each state, the last coordinate running fastest."
     if isinstance(space, gym.spaces.Discrete): return state - space.start
+    state = state - space.start
     index = state[:, 0]
     for i in range(1, len(space.nvec)): index = index * space.nvec[i] + state[:, i]
     return index
@@ -354,7 +357,9 @@ class RandomAgent:
     ):
         self.space = spaces.action
         if isinstance(self.space, gym.spaces.Discrete): self.draws = StreamDraws(seeds)
-        else: self.samplers = [type(self.space)(**_box_args(self.space), seed=int(s)) for s in seeds]
+        else:
+            self.samplers = [type(self.space)(**_box_args(self.space), seed=int(s)) for s in seeds]
+            self.logprob = _uniform_logprob(self.space)
 
     def act(self, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return self._number() if isinstance(self.space, gym.spaces.Discrete) else self._point()
@@ -366,12 +371,40 @@ class RandomAgent:
 
     def _point(self):
         action = np.stack([s.sample() for s in self.samplers])  # (b, ...)
-        bounded = (self.space.bounded_below & self.space.bounded_above).all()
-        logprob = -np.log(self.space.high - self.space.low).sum() if bounded else np.nan
-        return action, np.full(len(action), logprob, np.float32)
+        return action, np.full(len(action), self.logprob, np.float32)
 
     def observe(self, *_) -> None: pass
+
+def _uniform_logprob(space):
+    "Log-density of uniform numbers; NaN without bounds. A number of one value, or a whole one, has a probability."
+    if not space.is_bounded(): return np.nan
+    width = space.high.astype(float) - space.low  # in float32, that of all numbers would be infinite
+    if space.dtype.kind != "f": return -np.log(width + 1).sum()
+    return -np.log(width[width > 0]).sum()
 
 def _box_args(space):
     if isinstance(space, gym.spaces.Box): return dict(low=space.low, high=space.high, dtype=space.dtype)
     raise UserError(f"actions of {space} are not supported; expected Discrete or Box")
+
+# %% ../../nbs/10_tasks.ipynb #2ae8bff0
+def same_transitions(
+    single: Callable[[], gym.Env],  # makes one environment
+    batch: gym.vector.VectorEnv,  # many of them at once
+    n_steps: int = 300,  # random steps that are compared
+) -> int:  # how many episodes were terminated
+    "Compare a batch with that many single environments, step by step."
+    singles = [single for _ in range(batch.num_envs)]
+    sync = gym.vector.SyncVectorEnv(singles, autoreset_mode=gym.vector.AutoresetMode.SAME_STEP)
+    assert np.array_equal(sync.reset(seed=5)[0], batch.reset(seed=5)[0])
+    rng, ended = np.random.default_rng(0), 0
+    for _ in range(n_steps):
+        action = rng.integers(batch.single_action_space.n, size=batch.num_envs)
+        (*ours, our_info), (*theirs, their_info) = batch.step(action), sync.step(action)
+        for a, b in zip(ours, theirs): assert np.array_equal(a, b)
+        assert ("final_obs" in our_info) == ("final_obs" in their_info)
+        if "final_obs" not in our_info: continue
+        done = their_info["_final_obs"]
+        assert np.array_equal(done, our_info["_final_obs"])
+        assert np.array_equal(np.stack(their_info["final_obs"][done]), our_info["final_obs"][done])
+        ended += ours[2].sum()
+    return int(ended)

@@ -21,7 +21,7 @@ from gymnasium.spaces import Discrete
 
 from ..registry import UserError, import_here, nearest
 from .core import Task, register_task
-from .numbers import Numbers
+from .numbers import Numbers, OwnGenerators
 from ..trajectory import Spaces
 
 # %% ../../nbs/tasks/04_gym.ipynb #3c449f7c
@@ -46,23 +46,33 @@ class ChangedActions(gym.ActionWrapper):
         super().__init__(env)
         self.value, space = np.array(value), env.action_space
         self.discrete = isinstance(space, Discrete)
-        if not self.discrete: self.twice = space.low + space.high if space.is_bounded() else 0
+        if self.discrete: return
+        both = space.bounded_below & space.bounded_above
+        low, high = (np.where(both, side, 0.) for side in (space.low, space.high))
+        self.twice = low + high  # twice the point that stays where it is
 
     def action(self, action: Any) -> Any:
         if self.discrete: return int(self.value[action])
-        return np.where(self.value < 0, self.twice - action, action)
+        return np.where(self.value < 0, self.twice - action, action).astype(self.action_space.dtype)
 
 def _n_actions(env): return int(env.action_space.n) if isinstance(env.action_space, Discrete) else 0
 
+def _mirrored(space):
+    "Which numbers of a Box can be mirrored: with both bounds or none, and more than one value."
+    return (space.bounded_below == space.bounded_above) & (space.low < space.high)
+
 def _draw_buttons(rng, env):
-    n = _n_actions(env)
-    return rng.permutation(n).tolist() if n else rng.choice([-1, 1], env.action_space.shape).tolist()
+    n, space = _n_actions(env), env.action_space
+    if n: return rng.permutation(n).tolist()
+    return np.where(_mirrored(space), rng.choice([-1, 1], space.shape), 1).tolist()
 
 def _count_buttons(env):
     n = _n_actions(env)
-    return math.factorial(n) if n else 2 ** math.prod(env.action_space.shape)
+    return math.factorial(n) if n else 2 ** int(_mirrored(env.action_space).sum())
 
-VARIATIONS["actions"] = Variation(_draw_buttons, ChangedActions, fits=lambda env: _n_actions(env) != 1,
+def _has_buttons(env): return _count_buttons(env) > 1
+
+VARIATIONS["actions"] = Variation(_draw_buttons, ChangedActions, _has_buttons,
                                   count=_count_buttons, alike=True)
 
 # %% ../../nbs/tasks/04_gym.ipynb #e5f79cc4
@@ -195,7 +205,10 @@ class GymTask(Task):
     def __reduce__(self): return type(self), tuple(getattr(self, f.name) for f in fields(self))  # nothing cached
 
     @cached_property
-    def first(self) -> Numbers: return self._bare()  # an environment without variations, to be asked about
+    def first(self) -> Numbers:  # an environment without variations, to be asked about
+        self._try_out()
+        return self._bare()
+
     @cached_property
     def variations(self) -> dict[str, Variation]: return parse_vary(self.vary, self.first)
 
@@ -239,13 +252,23 @@ def _bare(self: GymTask, render_mode=None):
         warnings.simplefilter("ignore")  # that there is a newer version, or that a package will change one day
         try:
             make = partial(gym.make, _spec(self.id), disable_env_checker=True, **kwargs)
-            env = make(max_episode_steps=self.max_steps or None)
-            if not _steps(env): env = make(max_episode_steps=LIMIT)
+            with OwnGenerators(): env = make(max_episode_steps=self.max_steps or None)
+            if not _steps(env):
+                with OwnGenerators(): env = make(max_episode_steps=LIMIT)
         except UserError: raise
         except _REFUSALS as e:
             said = " ".join(str(e).split()).rstrip(".")
             raise UserError(f"gymnasium cannot make {self.id!r}: {said}{_advice(e)}") from e
     return Numbers(env, self.max_state)
+
+@patch
+def _try_out(self: GymTask):
+    "One reset and one step, so that an environment that does not keep to its spaces is refused before any work."
+    env = self._bare()
+    env.action_space.seed(0)
+    env.reset(seed=0)
+    env.step(env.action_space.sample())
+    env.close()
 
 # %% ../../nbs/tasks/04_gym.ipynb #2424a1f0
 @patch(as_prop=True)
@@ -268,7 +291,7 @@ def n_instances(self: GymTask) -> int: return int(min(self.variants, self.n_valu
 
 @patch(as_prop=True)
 def left_out(self: GymTask) -> list[str]:  # names
-    "Parts of the environment's states that are no numbers, and are not told to an agent."
+    "Parts of the environment's states that are no numbers (MiniGrid's mission), and are not told to an agent."
     return self.first.left_out
 
 # %% ../../nbs/tasks/04_gym.ipynb #be3225b6
