@@ -6,11 +6,11 @@ Docs: https://ad-distill.github.io/ad_distill/data/store.html.md"""
 
 # %% auto #0
 __all__ = ['FORMAT', 'VERSION', 'ABOUT', 'history_schema', 'history_batch', 'text_array', 'at_ends', 'column_offsets',
-           'index_entry', 'about_history', 'write_aside', 'new_folder', 'StoreFull', 'write_at', 'StoreWriter', 'Store',
-           'copy_beside']
+           'index_entry', 'about_history', 'refuse_link', 'write_aside', 'new_folder', 'StoreFull', 'write_at',
+           'StoreWriter', 'Store', 'copy_beside']
 
 # %% ../../nbs/data/01_store.ipynb #1b47e276
-import contextlib, errno, itertools, json, math, mmap, operator, os, shutil, time, warnings, weakref, zlib
+import contextlib, errno, itertools, json, math, mmap, operator, os, re, shutil, time, warnings, weakref, zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -142,6 +142,7 @@ def _read_header(path):
     if d.get("version") != VERSION:
         raise UserError(f"{path} has format version {d.get('version')!r}, this ad_distill reads version {VERSION}; "
                         "install the ad_distill that wrote it")
+    if not isinstance(d.get("info"), dict): raise _bad_header(path, "its info is no JSON object")
     try: return Spaces.from_json(d["spaces"]), d["info"]
     except (KeyError, TypeError) as e: raise _bad_header(path, repr(e)) from e
 
@@ -152,9 +153,18 @@ def _header_json(path):
     "What stands in store.json."
     if path.is_file(): raise _no_store(path, "it is a file")
     if not path.exists(): raise _no_store(path, "there is no such directory")
+    refuse_link(path / "store.json")
     try: return json.loads((path / "store.json").read_bytes())
-    except FileNotFoundError as e: raise _no_store(path, "it has no store.json") from e
+    except (FileNotFoundError, IsADirectoryError) as e: raise _no_store(path, "it has no store.json") from e
     except ValueError as e: raise _bad_header(path, f"it is not JSON ({e})") from e
+    except RecursionError as e: raise _bad_header(path, "it is nested too deeply") from e
+
+def refuse_link(
+    path: Path,  # file or folder of a store
+) -> None:
+    "A `UserError` for a link: what it points to is not the store's to read, write or remove."
+    if not path.is_symlink(): return
+    raise UserError(f"{path} is a link: a store holds its own files; put a copy of what it points to in its place")
 
 def _no_store(path, why): return UserError(f"{path} is not a store: {why}")
 
@@ -184,20 +194,43 @@ def _json_line(d):
     "`d` as a line of the index."
     return json.dumps(d, separators=(",", ":"), allow_nan=False).encode() + b"\n"
 
-_KINDS = dict(size=[int], crc32=[int], rows=[int], episodes=[int], lengths=[int, list], at=[dict])
+_SEAL = b',"line":'  # before the checksum of a line; stores of version 0.1 have none
+
+def _sealed(d):
+    "`d` as a line of the index that ends in the checksum of what stands before."
+    body = _json_line(d)[:-2]
+    return body + _SEAL + b"%d}\n" % zlib.crc32(body)
 
 def _entry(line):
     "The dict in a line of the index; None where the line is damaged."
     try:
         d = json.loads(line)
-        return d if all(type(d[k]) in kinds for k, kinds in _KINDS.items()) else None
-    except (ValueError, KeyError, TypeError): return None
+        body, _, seal = line.rpartition(_SEAL)
+        whole = "line" not in d or (zlib.crc32(body), b"}\n") == (d.pop("line"), seal[-2:])
+        return d if whole and _is_entry(d) else None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError): return None
+
+_MOST = 2 ** 62  # of any number in the index
+
+def _are_counts(*xs): return all(type(x) is int and 0 <= x < _MOST for x in xs)
+
+def _is_entry(d):
+    "Whether the numbers of an entry may be those of a history."
+    lengths, rows = d["lengths"], d["rows"]
+    counts = _are_counts(d["size"], d["crc32"], rows, d["episodes"], *d["at"].values())
+    if not counts or rows > d["size"]: return False
+    if type(lengths) is int: return _are_counts(lengths) and _is_alike(lengths, rows, d["episodes"])
+    return type(lengths) is list and _are_counts(*lengths) and (len(lengths), sum(lengths)) == (d["episodes"], rows)
+
+def _is_alike(length, rows, episodes):
+    "Whether so many episodes of one length are so many rows; a made-up number of empty ones would fill memory."
+    return length * episodes == rows and episodes <= max(rows, 2 ** 24)
 
 # %% ../../nbs/data/01_store.ipynb #0fd3493d
 def _follows(d, n, end):
     "Whether entry `d` is that of history `n`, whose bytes begin at `end` (None: anywhere)."
-    if d is None or d.get("n") != n: return False
-    return type(d.get("offset")) is int and end in (None, d["offset"])
+    if d is None or d.get("n") != n or not all(k in d for k in ABOUT): return False
+    return _are_counts(d.get("offset")) and end in (None, d["offset"])
 
 def _entries(path):
     "Each complete line of the index as (dict, bytes in the line)."
@@ -213,8 +246,9 @@ def _entries(path):
 # %% ../../nbs/data/01_store.ipynb #134a163e
 def _open_part(path, name):
     "A file that every store has."
-    try: return open(path / name, "rb")
-    except FileNotFoundError as e: raise UserError(f"{path} is damaged: {name} is missing") from e
+    refuse_link(path / name)
+    if not (path / name).is_file(): raise UserError(f"{path} is damaged: {name} is missing")
+    return open(path / name, "rb")
 
 def _bad_line(path, n):
     return UserError(f"{path}/index.jsonl is damaged: line {n + 1} does not describe history {n}; restore the file "
@@ -348,7 +382,7 @@ def append(self: StoreWriter,
 def _write(self: StoreWriter, write):
     "The bytes first, the line of the index second."
     entry = write(self._data, self._end)
-    line = _json_line(dict(n=self._n, offset=self._end, **entry))
+    line = _sealed(dict(n=self._n, offset=self._end, **entry))
     write_at(self._index, self._index_end, line)
     return entry["size"], len(line)
 
@@ -415,17 +449,18 @@ def _append_bytes(self: StoreWriter, data, entry):
 @patch
 def _set_aside(self: StoreWriter, i, data, entry):
     "Keep history `i` until its turn."
+    refuse_link(self._parts_dir)
     with _room(self.path, f"writing history {i}"):
         self._parts_dir.mkdir(exist_ok=True)
         with write_aside(self._part(i)) as work, open(work, "wb") as f:
-            f.write(_json_line(entry))
+            f.write(_sealed(entry))
             f.write(data)
     self._parts.add(i)
 
 def _read_part(path):
     "Bytes and index entry of a history that was set aside; None, None if it is damaged."
-    head, _, data = path.read_bytes().partition(b"\n")
-    entry = _entry(head)
+    head, end, data = path.read_bytes().partition(b"\n")
+    entry = _entry(head + end)
     whole = entry and (entry["size"], entry["crc32"]) == (len(data), zlib.crc32(data))
     return (data, entry) if whole else (None, None)
 
@@ -446,6 +481,7 @@ def _part(self: StoreWriter, i): return self._parts_dir / f"{i:08}.part"
 @patch
 def _start(self: StoreWriter):
     "Make the store, or find out how far the one that is there got."
+    for name in _OURS: refuse_link(self.path / name)
     fresh = not (self.path / "store.json").exists()
     if fresh: self._make_folder()
     self._lock()
@@ -474,7 +510,9 @@ def _lock_data(self: StoreWriter):
 
 @patch
 def _opened(self: StoreWriter, name):
-    fd = os.open(self.path / name, os.O_RDWR | os.O_CREAT, 0o666)
+    refuse_link(self.path / name)
+    if (self.path / name).is_dir(): raise UserError(f"{self.path} is damaged: {name} is a directory")
+    fd = os.open(self.path / name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     self._files.append(fd)
     return fd
 
@@ -587,6 +625,48 @@ def _n_whole(self: StoreWriter, places):
         if _crc_at(self._data, p.offset, p.size) != p.crc32: good = i
     return good
 
+# %% ../../nbs/data/01_store.ipynb #c07a11ed
+def _n_batches(data):
+    "How many whole record batches `data` begins with; of a torn append it is none, or the one that has no line yet."
+    n, at = 0, 0
+    while (size := _batch_size(data, at)) and at + size <= len(data): n, at = n + 1, at + size
+    return n
+
+def _batch_size(data, at):
+    "Bytes of the record batch that begins at `at`; 0 where none does."
+    mark, size = (int.from_bytes(data[i:i + 4], "little") for i in (at, at + 4))
+    if mark != 0xffffffff or not 0 < size <= len(data) - at - 8: return 0
+    try: message = pa.ipc.read_message(pa.py_buffer(data[at:]))
+    except _UNREADABLE: return 0
+    return 8 + size + message.body.size if message.type == "record batch" else 0
+
+@patch
+def _keep_tail(self: StoreWriter, lost):
+    "Put whole histories behind the end into a file of their own before they are cut off."
+    size = os.fstat(self._data).st_size - self._end
+    if size <= 0: return
+    with mmap.mmap(self._data, 0, access=mmap.ACCESS_READ) as data, memoryview(data) as view:
+        n = _n_batches(view[self._end:])
+        if n > 1 or any(_crc_at(self._data, p.offset, p.size) == p.crc32 for p in lost): self._save_tail(n)
+
+@patch
+def _save_tail(self: StoreWriter, n):
+    names = (f"cut-{i}.arrow" for i in itertools.count())
+    path = next(p for p in map(self.path.joinpath, names) if not os.path.lexists(p))
+    with _room(self.path, "keeping what the index does not tell of"), write_aside(path, sync=True) as work:
+        with open(work, "wb") as f: self._copy_tail(f)
+    warnings.warn(f"{self.path}: {n} histories or more stand behind history {self._n - 1}, the last that index.jsonl "
+                  f"tells of rightly; they are kept in {path.name}, and the writer goes on at history {self._n}")
+
+@patch
+def _copy_tail(self: StoreWriter, file):
+    "An Arrow stream of its own: the head, then all that stands behind the end."
+    file.write(self._schema.serialize())
+    at = self._end
+    while data := os.pread(self._data, 2 ** 26, at):
+        file.write(data)
+        at += len(data)
+
 # %% ../../nbs/data/01_store.ipynb #acef354c
 @patch
 def _resume(self: StoreWriter):
@@ -595,6 +675,7 @@ def _resume(self: StoreWriter):
     self._n = self._n_whole(places)
     if self._n < len(places): _warn_lost(self.path, self._n, len(places) - 1)
     self._set_end(places[:self._n])
+    self._keep_tail(places[self._n:])
     self._cut()
     self._synced = time.monotonic()
 
@@ -615,8 +696,11 @@ def _find_parts(self: StoreWriter):
     "What waits for its turn; what is damaged, half written or in the store by now is removed."
     self._parts = set()
     for p in self._parts_dir.glob("*"):
+        if p.is_symlink() or not p.is_file() or not _PART.fullmatch(p.name): continue  # not ours
         if self._waits(p): self._parts.add(int(p.stem))
         else: p.unlink()
+
+_PART = re.compile(r"[0-9]{8,18}\.(part|tmp|part\.tmp)")  # what a writer leaves in `parts`
 
 @patch
 def _waits(self: StoreWriter, part):
@@ -653,7 +737,7 @@ def _read_index(self: Store):
     self._offset, self._size, self._crc, self._n_rows, episodes, self._line_size = _table(numbers, 6)
     self._line = np.cumsum(self._line_size) - self._line_size  # (histories,) where the line of each begins
     self._at = _table(at, len(COLUMNS))  # (columns, histories)
-    self._checked = np.zeros(len(episodes), bool)
+    self._checked, self._all_checked = np.zeros(len(episodes), bool), False
     self.episode_offset = frozen(np.append(0, np.cumsum(episodes)))  # (histories + 1,)
     self._set_lengths(_all_lengths(lengths, episodes), episodes)
 
@@ -733,6 +817,14 @@ def _find_columns(self: Store):
     kinds, begins = _kinds(self.spaces), dict(zip(COLUMNS, self._at + self._offset))  # (histories,) each
     fixed = [k for k in COLUMNS if kinds[k][0] != object]
     self._columns = {k: _column_at(*kinds[k], begins[k]) for k in fixed}
+    for k in fixed: self._check_bounds(self._at[COLUMNS.index(k)], self._columns[k])
+
+@patch
+def _check_bounds(self: Store, at, column):
+    "Refuse an index that places a column outside the bytes of its history."
+    most = (self._size - at) // column.size  # (histories,) values that have room there
+    wrong = np.flatnonzero((most < self._n_rows) | ((at + self._offset) % column.granule != 0) & (self._n_rows > 0))
+    if len(wrong): raise _bad_line(self.path, int(wrong[0]))
 
 # %% ../../nbs/data/01_store.ipynb #b3fbba69
 @patch
@@ -750,6 +842,7 @@ def _check_place(self: Store, i):
 
 @patch
 def _fits(self: Store, i, batch):
+    batch.validate()
     start = pa.py_buffer(self._map).address
     places = {k: start + c.begin[i] * c.granule for k, c in self._columns.items()}
     return batch.num_rows == self._n_rows[i] and _addresses(batch).items() <= places.items()
@@ -769,7 +862,9 @@ def verify(self: Store,
         if self._checked[i]: continue
         data = memoryview(self._map)[self._offset[i]:][:self._size[i]]
         if zlib.crc32(data) != self._crc[i]: raise self._damaged(i)
+        self._check_place(i)
         self._checked[i] = True
+    self._all_checked = self._all_checked or bool(self._checked.all())
 
 @patch
 def __getitem__(self: Store, i: int) -> History:
@@ -851,11 +946,18 @@ def gather(self: Store,
     row: np.ndarray,      # int array, broadcast with `history`: rows within these histories
     run: int | None = None,  # rows to read from each `row` on; faster than to name them one by one
 ) -> np.ndarray:          # (*broadcast, *value), or (*broadcast, run, *value); a dict of them for several names
-    "Values at any rows of any histories, copied. Checksums are not verified here; `verify` does that."
+    "Values at any rows of any histories, copied; the first time that it meets a history it verifies its checksum."
     history, row = np.asarray(history), np.asarray(row)
     self._check_rows(history, row, 1 if run is None else run)
+    if not self._all_checked: self._verify_new(history)
     if isinstance(columns, str): return self._take(columns, history, row, run)
     return {k: self._take(k, history, row, run) for k in columns}
+
+@patch
+def _verify_new(self: Store, history):
+    "Verify the histories among `history` that were not read before."
+    new = history[~self._checked[history]]
+    for i in np.unique(new).tolist(): self.verify(i)
 
 @patch
 def _check_rows(self: Store, history, row, n):
@@ -911,6 +1013,7 @@ def copy_beside(
     here, there = Path(here), Path(there)
     beside = [p for p in here.iterdir() if p.name not in _OURS] if here.is_dir() else []
     for p in beside:
+        refuse_link(p)
         there.mkdir(parents=True, exist_ok=True)
         copy = shutil.copytree if p.is_dir() else shutil.copy
         copy(p, there / p.name)
