@@ -24,6 +24,7 @@ from ..trajectory import frozen, html_table, plain_json, space_str, trusted
 
 # %% ../../nbs/data/01_store.ipynb #25ac2217
 FORMAT, VERSION = "ad_distill-histories", 1
+_OURS = ("store.json", "transitions.arrow", "index.jsonl", "parts")
 
 def _arrow_type(space):
     "The Arrow type of a column of values of `space`."
@@ -142,9 +143,13 @@ def _read_header(path):
     if d.get("version") != VERSION:
         raise UserError(f"{path} has format version {d.get('version')!r}, this ad_distill reads version {VERSION}; "
                         "install the ad_distill that wrote it")
+    if d.pop("crc32", None) not in (None, _header_crc(d)):
+        raise _bad_header(path, "it is not what was written (remove its crc32 to take it as it is)")
     if not isinstance(d.get("info"), dict): raise _bad_header(path, "its info is no JSON object")
     try: return Spaces.from_json(d["spaces"]), d["info"]
     except (KeyError, TypeError) as e: raise _bad_header(path, repr(e)) from e
+
+def _header_crc(d): return zlib.crc32(json.dumps(d, sort_keys=True).encode())
 
 def _bad_header(path, why): return UserError(f"{path}/store.json is damaged: {why}")
 
@@ -177,7 +182,7 @@ def _check_schema(path, head, spaces):
     found = _read_schema(file, head)
     missing = [k for k in COLUMNS if k not in found.names]
     if missing:
-        raise UserError(f"{file} lacks the column {', '.join(missing)}: it has {', '.join(found.names)}; generate the "
+        raise UserError(f"{file} lacks the column {', '.join(missing)}: it has {_one_line(', '.join(found.names))}; generate the "
                         "store again")
     if found != wanted:
         raise UserError(f"{file} does not fit store.json: {_schema_str(found)} came, not {_schema_str(wanted)}")
@@ -187,7 +192,9 @@ def _read_schema(file, head):
     except _UNREADABLE as e:
         raise UserError(f"{file} is damaged or foreign: it does not begin as an Arrow stream") from e
 
-def _schema_str(schema): return ", ".join(f"{field.name} {field.type}" for field in schema)
+def _schema_str(schema): return ", ".join(f"{_one_line(field.name)} {field.type}" for field in schema)
+
+def _one_line(text): return " ".join(text.split())
 
 # %% ../../nbs/data/01_store.ipynb #d11e6d80
 def _json_line(d):
@@ -520,6 +527,7 @@ def _opened(self: StoreWriter, name):
 @patch
 def _finish(self: StoreWriter):
     self._cut()
+    self._drop_kept()
     if self._parts_dir.exists() and not any(self._parts_dir.iterdir()): self._parts_dir.rmdir()
     with _room(self.path, "closing"):
         self._sync()
@@ -565,6 +573,7 @@ def _make(self: StoreWriter):
     write_at(self._data, 0, self._schema.serialize())
     os.fsync(self._data)
     header = dict(format=FORMAT, version=VERSION, spaces=self.spaces.to_json(), info=self.info)
+    header["crc32"] = _header_crc(header)
     with write_aside(self.path / "store.json", sync=True) as work:
         work.write_text(json.dumps(header, indent=2) + "\n")
 
@@ -626,10 +635,10 @@ def _n_whole(self: StoreWriter, places):
     return good
 
 # %% ../../nbs/data/01_store.ipynb #c07a11ed
-def _n_batches(data):
+def _n_batches(data, most=math.inf):
     "How many whole record batches `data` begins with; of a torn append it is none, or the one that has no line yet."
     n, at = 0, 0
-    while (size := _batch_size(data, at)) and at + size <= len(data): n, at = n + 1, at + size
+    while n < most and (size := _batch_size(data, at)) and at + size <= len(data): n, at = n + 1, at + size
     return n
 
 def _batch_size(data, at):
@@ -647,16 +656,29 @@ def _keep_tail(self: StoreWriter, lost):
     if size <= 0: return
     with mmap.mmap(self._data, 0, access=mmap.ACCESS_READ) as data, memoryview(data) as view:
         n = _n_batches(view[self._end:])
-        if n > 1 or any(_crc_at(self._data, p.offset, p.size) == p.crc32 for p in lost): self._save_tail(n)
+        if lost: n = sum(_crc_at(self._data, p.offset, p.size) == p.crc32 for p in lost)
+        if n: self._save_tail(n, zlib.crc32(view[self._end:]))
 
 @patch
-def _save_tail(self: StoreWriter, n):
-    names = (f"cut-{i}.arrow" for i in itertools.count())
-    path = next(p for p in map(self.path.joinpath, names) if not os.path.lexists(p))
+def _save_tail(self: StoreWriter, n, crc):
+    path = self.path / f"cut-{self._n}-{crc:08x}.arrow"
+    refuse_link(path)
     with _room(self.path, "keeping what the index does not tell of"), write_aside(path, sync=True) as work:
         with open(work, "wb") as f: self._copy_tail(f)
-    warnings.warn(f"{self.path}: {n} histories or more stand behind history {self._n - 1}, the last that index.jsonl "
-                  f"tells of rightly; they are kept in {path.name}, and the writer goes on at history {self._n}")
+    warnings.warn(f"{self.path}: index.jsonl tells of {self._n} whole histories, and {n} more stand in "
+                  f"transitions.arrow; they are kept in {path.name} until the same are written again")
+
+@patch
+def _drop_kept(self: StoreWriter):
+    "Remove what was kept of a cut, where the same histories are in the store by now."
+    kept = [p for p in self.path.glob("cut-*.arrow") if _CUT.fullmatch(p.name) and not p.is_symlink()]
+    if not kept: return
+    offsets, head = [p.offset for p in _places(self.path)], self._schema.serialize().size
+    for p in kept:
+        n, crc, size = int(p.name.split("-")[1]), int(p.stem[-8:], 16), p.stat().st_size - head
+        if n < len(offsets) and _crc_at(self._data, offsets[n], size) == crc: p.unlink()
+
+_CUT = re.compile(r"cut-[0-9]{1,18}-[0-9a-f]{8}\.arrow")
 
 @patch
 def _copy_tail(self: StoreWriter, file):
@@ -786,6 +808,18 @@ def _map_file(self: Store):
         self._map = mmap.mmap(file.fileno(), there, access=mmap.ACCESS_READ)
     self._tail = there > needed and len(self) > 0  # a history follows that is not complete
     _check_schema(self.path, memoryview(self._map)[:2 ** 20], self.spaces)
+    self._end = needed if len(self) else history_schema(self.spaces).serialize().size
+    self._check_tail(2)
+
+@patch
+def _check_tail(self: Store, most):
+    "Say so where so many whole histories follow that the index does not tell of; one may wait for its line."
+    if len(self._map) <= self._end or _n_batches(memoryview(self._map)[self._end:], most) < most: return
+    told = int(self._line_size.sum())
+    with _open_part(self.path, "index.jsonl") as f: grown = f.read()[told:]
+    if b"\n" in grown: return  # a writer went on while the files were opened
+    warnings.warn(f"{self.path}: transitions.arrow holds more histories than the {len(self)} that index.jsonl "
+                  "tells of: the index was cut, or a writer was; restore it from a copy, or generate again to complete it")
 
 def _cut_off(path, there, needed):
     return UserError(f"{path}/transitions.arrow is cut off: it has {there} bytes, the index tells of {needed}; copy it "
@@ -858,13 +892,15 @@ def verify(self: Store,
     i: int | None = None,  # number of a history; default: all
 ) -> None:
     "Compare checksums, once for each history; a `UserError` names one that is damaged."
-    for i in range(len(self)) if i is None else [i]:
+    every = i is None
+    for i in range(len(self)) if every else [i]:
         if self._checked[i]: continue
         data = memoryview(self._map)[self._offset[i]:][:self._size[i]]
         if zlib.crc32(data) != self._crc[i]: raise self._damaged(i)
         self._check_place(i)
         self._checked[i] = True
     self._all_checked = self._all_checked or bool(self._checked.all())
+    if every: self._check_tail(1)
 
 @patch
 def __getitem__(self: Store, i: int) -> History:
@@ -1003,7 +1039,7 @@ def to_dataset(self: Store) -> Any:  # a `datasets.Dataset`
     return Dataset(InMemoryTable(pa.Table.from_batches(batches, history_schema(self.spaces))))
 
 # %% ../../nbs/data/01_store.ipynb #78e1c9eb
-_OURS = ("store.json", "transitions.arrow", "index.jsonl", "parts")
+def _is_ours(name): return name in _OURS or bool(_CUT.fullmatch(name))
 
 def copy_beside(
     here: str | Path,   # directory of a store, or one that this function filled; it need not be there
@@ -1011,7 +1047,7 @@ def copy_beside(
 ) -> None:
     "Copy what lies beside the histories of a store (a tokenizer, prompts)."
     here, there = Path(here), Path(there)
-    beside = [p for p in here.iterdir() if p.name not in _OURS] if here.is_dir() else []
+    beside = [p for p in here.iterdir() if not _is_ours(p.name)] if here.is_dir() else []
     for p in beside:
         refuse_link(p)
         there.mkdir(parents=True, exist_ok=True)
