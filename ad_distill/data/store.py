@@ -635,11 +635,11 @@ def _n_whole(self: StoreWriter, places):
     return good
 
 # %% ../../nbs/data/01_store.ipynb #c07a11ed
-def _n_batches(data, most=math.inf):
-    "How many whole record batches `data` begins with; of a torn append it is none, or the one that has no line yet."
-    n, at = 0, 0
-    while n < most and (size := _batch_size(data, at)) and at + size <= len(data): n, at = n + 1, at + size
-    return n
+def _batches(data, at):
+    "(place, bytes) of each whole record batch from `at` on; behind the last line a torn append leaves one at most."
+    while (size := _batch_size(data, at)) and at + size <= len(data):
+        yield at, size
+        at += size
 
 def _batch_size(data, at):
     "Bytes of the record batch that begins at `at`; 0 where none does."
@@ -652,42 +652,43 @@ def _batch_size(data, at):
 @patch
 def _keep_tail(self: StoreWriter, lost):
     "Put whole histories behind the end into a file of their own before they are cut off."
-    size = os.fstat(self._data).st_size - self._end
-    if size <= 0: return
+    if os.fstat(self._data).st_size <= self._end: return
+    spans = [(p.offset, p.size) for p in lost if _crc_at(self._data, p.offset, p.size) == p.crc32]
+    behind = lost[-1].offset + lost[-1].size if lost else self._end
     with mmap.mmap(self._data, 0, access=mmap.ACCESS_READ) as data, memoryview(data) as view:
-        n = _n_batches(view[self._end:])
-        if lost: n = sum(_crc_at(self._data, p.offset, p.size) == p.crc32 for p in lost)
-        if n: self._save_tail(n, zlib.crc32(view[self._end:]))
+        spans += _batches(view, behind)
+        if spans: self._save_spans(view, spans)
 
 @patch
-def _save_tail(self: StoreWriter, n, crc):
+def _save_spans(self: StoreWriter, view, spans):
+    crc = 0
+    for at, size in spans: crc = zlib.crc32(view[at:at + size], crc)
     path = self.path / f"cut-{self._n}-{crc:08x}.arrow"
     refuse_link(path)
-    with _room(self.path, "keeping what the index does not tell of"), write_aside(path, sync=True) as work:
-        with open(work, "wb") as f: self._copy_tail(f)
-    warnings.warn(f"{self.path}: index.jsonl tells of {self._n} whole histories, and {n} more stand in "
-                  f"transitions.arrow; they are kept in {path.name} until the same are written again")
+    with _room(self.path, "keeping histories"), write_aside(path, sync=True) as work, open(work, "wb") as f:
+        f.write(self._schema.serialize())
+        for at, size in spans: f.write(view[at:at + size])
+        f.flush()
+    warnings.warn(f"{self.path}: index.jsonl tells of {self._n} histories that are whole, and behind them "
+                  f"transitions.arrow holds {len(spans)} more; they are kept in {path.name} until the same are "
+                  "written again")
+
+_CUT = re.compile(r"cut-[0-9]{1,18}-[0-9a-f]{8}\.arrow")
 
 @patch
 def _drop_kept(self: StoreWriter):
     "Remove what was kept of a cut, where the same histories are in the store by now."
     kept = [p for p in self.path.glob("cut-*.arrow") if _CUT.fullmatch(p.name) and not p.is_symlink()]
-    if not kept: return
-    offsets, head = [p.offset for p in _places(self.path)], self._schema.serialize().size
+    there = {(p.size, p.crc32) for p in _places(self.path)} if kept else {}
     for p in kept:
-        n, crc, size = int(p.name.split("-")[1]), int(p.stem[-8:], 16), p.stat().st_size - head
-        if n < len(offsets) and _crc_at(self._data, offsets[n], size) == crc: p.unlink()
+        if _sums(p, self._schema.serialize().size) <= there: p.unlink()
 
-_CUT = re.compile(r"cut-[0-9]{1,18}-[0-9a-f]{8}\.arrow")
-
-@patch
-def _copy_tail(self: StoreWriter, file):
-    "An Arrow stream of its own: the head, then all that stands behind the end."
-    file.write(self._schema.serialize())
-    at = self._end
-    while data := os.pread(self._data, 2 ** 26, at):
-        file.write(data)
-        at += len(data)
+def _sums(path, head):
+    "(bytes, checksum) of each history in an Arrow stream; a set of None where it is damaged."
+    data = memoryview(path.read_bytes())
+    found = list(_batches(data, head))
+    whole = found and sum(found[-1]) == len(data)
+    return {(size, zlib.crc32(data[at:at + size])) for at, size in found} if whole else {None}
 
 # %% ../../nbs/data/01_store.ipynb #acef354c
 @patch
@@ -814,7 +815,9 @@ def _map_file(self: Store):
 @patch
 def _check_tail(self: Store, most):
     "Say so where so many whole histories follow that the index does not tell of; one may wait for its line."
-    if len(self._map) <= self._end or _n_batches(memoryview(self._map)[self._end:], most) < most: return
+    if len(self._map) <= self._end: return
+    found = _batches(memoryview(self._map), self._end)
+    if sum(1 for _ in itertools.islice(found, most)) < most: return
     told = int(self._line_size.sum())
     with _open_part(self.path, "index.jsonl") as f: grown = f.read()[told:]
     if b"\n" in grown: return  # a writer went on while the files were opened
