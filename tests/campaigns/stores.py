@@ -12,11 +12,7 @@ from ad_distill.data.store import Store, StoreWriter
 from ad_distill.registry import UserError
 from ad_distill.trajectory import History, Spaces
 
-SPACES = (
-    Spaces(Discrete(7), Discrete(3)),
-    Spaces(Box(-1, 1, (3,)), MultiDiscrete([2, 3])),
-    Spaces(Text(9), Text(9)),
-)
+SPACES = (Spaces(Discrete(7), Discrete(3)), Spaces(Box(-1, 1, (3,)), MultiDiscrete([2, 3])), Spaces(Text(9), Text(9)))
 NUMBERS = (-1, 0, 1, 7, 2**31, 2**62, 2**63, 10**12, 10**30, -(10**30), 1.5, True, None, "7", [], {}, [3], [10**6] * 3)
 WORDS = ("", "float128", "object", "Discrete", "Box", "x" * 5000, "\0", "inf")
 FILES = ("store.json", "index.jsonl", "transitions.arrow")
