@@ -182,8 +182,8 @@ def _check_schema(path, head, spaces):
     found = _read_schema(file, head)
     missing = [k for k in COLUMNS if k not in found.names]
     if missing:
-        raise UserError(f"{file} lacks the column {', '.join(missing)}: it has {_one_line(', '.join(found.names))}; generate the "
-                        "store again")
+        there = _one_line(", ".join(found.names))
+        raise UserError(f"{file} lacks the column {', '.join(missing)}: it has {there}; generate the store again")
     if found != wanted:
         raise UserError(f"{file} does not fit store.json: {_schema_str(found)} came, not {_schema_str(wanted)}")
 
@@ -217,6 +217,7 @@ def _entry(line):
         return d if whole and _is_entry(d) else None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError): return None
 
+# %% ../../nbs/data/01_store.ipynb #c07b04e1
 _MOST = 2 ** 62  # of any number in the index
 
 def _are_counts(*xs): return all(type(x) is int and 0 <= x < _MOST for x in xs)
@@ -659,6 +660,7 @@ def _keep_tail(self: StoreWriter, lost):
         spans += _batches(view, behind)
         if spans: self._save_spans(view, spans)
 
+# %% ../../nbs/data/01_store.ipynb #c07b02e1
 @patch
 def _save_spans(self: StoreWriter, view, spans):
     crc = 0
@@ -673,6 +675,7 @@ def _save_spans(self: StoreWriter, view, spans):
                   f"transitions.arrow holds {len(spans)} more; they are kept in {path.name} until the same are "
                   "written again")
 
+# %% ../../nbs/data/01_store.ipynb #c07b03e1
 _CUT = re.compile(r"cut-[0-9]{1,18}-[0-9a-f]{8}\.arrow")
 
 @patch
@@ -822,7 +825,7 @@ def _check_tail(self: Store, most):
     with _open_part(self.path, "index.jsonl") as f: grown = f.read()[told:]
     if b"\n" in grown: return  # a writer went on while the files were opened
     warnings.warn(f"{self.path}: transitions.arrow holds more histories than the {len(self)} that index.jsonl "
-                  "tells of: the index was cut, or a writer was; restore it from a copy, or generate again to complete it")
+                  "tells of: the index was cut, or a writer was; restore it from a copy, or run it again")
 
 def _cut_off(path, there, needed):
     return UserError(f"{path}/transitions.arrow is cut off: it has {there} bytes, the index tells of {needed}; copy it "

@@ -55,6 +55,7 @@ class Tokens:
 
     def __reduce__(self): return Tokens.open, (self.path,)
 
+# %% ../../nbs/data/03_tokens.ipynb #c07b01e1
 _UNREADABLE = (OSError, ValueError, EOFError, IndexError, TypeError, SyntaxError, KeyError, RecursionError, MemoryError,
                AttributeError, OverflowError, UserError)  # what a damaged folder of tokens may raise
 
