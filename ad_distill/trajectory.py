@@ -10,7 +10,7 @@ __all__ = ['COLUMNS', 'LOGPROB_SLACK', 'int_bounds', 'column_dtype', 'space_to_j
            'Trajectory', 'versions', 'plain_json', 'History']
 
 # %% ../nbs/00_trajectory.ipynb #ee679b0f
-import functools, html, json, operator, platform
+import functools, html, json, math, operator, platform
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -34,14 +34,25 @@ def column_dtype(
     space: Space,  # Discrete, MultiDiscrete, Box or Text
 ) -> np.dtype:     # smallest signed integer that holds it; a Box's own dtype; object for Text
     "The dtype in which the values of `space` are kept."
-    if isinstance(space, Box): return space.dtype
+    if isinstance(space, Box): return _box_dtype(space)
     if isinstance(space, Text): return np.dtype(object)
     if not isinstance(space, (Discrete, MultiDiscrete)):
         raise UserError(f"space {space} is of a kind that histories do not hold: expected Discrete, MultiDiscrete, Box "
                         "or Text; wrap the environment with gymnasium.wrappers.FlattenObservation or the like")
     low, high = int_bounds(space)
-    return next(np.dtype(t) for t in ("int8", "int16", "int32", "int64")
-                if np.iinfo(t).min <= np.min(low) and np.max(high) <= np.iinfo(t).max)
+    if not np.size(low):
+        raise UserError(f"space {space} holds no number: use Discrete(1) for a state that says nothing")
+    fits = (np.dtype(t) for t in ("int8", "int16", "int32", "int64")
+            if np.iinfo(t).min <= np.min(low) and np.max(high) <= np.iinfo(t).max)
+    dtype = next(fits, None)
+    if dtype is None or (np.asarray(high) < low).any():
+        raise UserError(f"space {space_str(space)} has values beyond 64 bits: number them from 0")
+    return dtype
+
+def _box_dtype(space):
+    "The dtype of a Box, if files can hold it."
+    if space.dtype.kind in "fiub" and space.dtype.itemsize <= 8: return space.dtype
+    raise UserError(f"space {space} has dtype {space.dtype}: expected numbers of at most 64 bits, such as float32")
 
 # %% ../nbs/00_trajectory.ipynb #a4b6a589
 def _floats(x, inf):
@@ -55,8 +66,18 @@ def _bound_to_json(bound):
     same = bound.size and (bound == bound.flat[0]).all()
     return _floats(bound.flat[0] if same else bound, str)
 
+_MOST_NUMBERS = 2 ** 24  # in a value of a space; a made-up shape of more would fill memory
+
+def _check_ints(name, x, low=-2 ** 63):
+    "Refuse what is no integer of 64 bits, or no list of them (nested, all alike)."
+    for v in np.asarray(x, object).reshape(-1):
+        if type(v) is not int or not low <= v < 2 ** 63: raise ValueError(f"{name} holds {v!r}")
+
 def _box_from_json(d):
+    _check_ints("shape", d["shape"], 0)
+    if math.prod(d["shape"]) > _MOST_NUMBERS or len(d["shape"]) > 32: raise ValueError("the shape is too large")
     shape, dtype = tuple(d["shape"]), np.dtype(d["dtype"])
+    if dtype.kind not in "fiub" or dtype.itemsize > 8: raise ValueError(f"dtype {dtype} came")
     low, high = (np.asarray(_floats(d[k], float), dtype) for k in ("low", "high"))
     return Box(np.broadcast_to(low, shape), np.broadcast_to(high, shape), shape, dtype.type)
 
@@ -81,14 +102,37 @@ def space_from_json(
 ) -> Space:
     "The space that `d` describes."
     try:
-        kind = d["type"]
-        if kind == "Discrete": return Discrete(d["n"], start=d["start"])
-        if kind == "MultiDiscrete": return MultiDiscrete(d["nvec"], start=d["start"])
-        if kind == "Text": return Text(d["max_length"], min_length=d["min_length"], charset=frozenset(d["characters"]))
-        if kind == "Box": return _box_from_json(d)
-    except (KeyError, TypeError, AssertionError, ValueError) as e:
-        raise UserError(f"not the description of a space: {d!r} ({e!r})") from e
-    raise UserError(nearest(kind, ["Discrete", "MultiDiscrete", "Box", "Text"], "space"))
+        read = _READERS.get(d["type"])
+        if read: return read(d)
+    except _NO_SPACE as e:
+        why = " ".join(repr(e).split())
+        raise UserError(f"not the description of a space: {_shortened(d)} ({why[:200]})") from e
+    raise UserError(nearest(str(d["type"]), list(_READERS), "space"))
+
+_NO_SPACE = (KeyError, TypeError, AssertionError, ValueError, OverflowError, AttributeError, RecursionError,
+             MemoryError)
+
+def _shortened(d):
+    try: text = repr(d)
+    except RecursionError: return "something nested too deeply"
+    return text if len(text) <= 200 else text[:200] + "…"
+
+def _discrete_from_json(d):
+    _check_ints("n", [d["n"]], 1)
+    _check_ints("start", [d["start"]])
+    return Discrete(d["n"], start=d["start"])
+
+def _multi_from_json(d):
+    _check_ints("nvec", d["nvec"], 1)
+    _check_ints("start", d["start"])
+    return MultiDiscrete(d["nvec"], start=d["start"])
+
+def _text_from_json(d):
+    _check_ints("lengths", [d["min_length"], d["max_length"]], 0)
+    if type(d["characters"]) is not str: raise TypeError("characters are no text")
+    return Text(d["max_length"], min_length=d["min_length"], charset=frozenset(d["characters"]))
+
+_READERS = dict(Discrete=_discrete_from_json, MultiDiscrete=_multi_from_json, Box=_box_from_json, Text=_text_from_json)
 
 # %% ../nbs/00_trajectory.ipynb #2c2844af
 def space_str(

@@ -1,6 +1,6 @@
 """A store survives kill -9, a full disk and cuts anywhere, and ends with the same bytes as an unbroken run."""
 
-import os, random, resource, shutil, signal, time, warnings
+import os, random, resource, shutil, signal, subprocess, sys, time, warnings
 from pathlib import Path
 
 import numpy as np, pytest
@@ -271,3 +271,68 @@ def test_a_writer_goes_on_after_a_full_disk(unbroken, tmp_path):
     finally:
         signal.signal(signal.SIGXFSZ, old)
     assert bytes_of(tmp_path / "s") == bytes_of(unbroken)
+
+
+def test_a_cut_index_loses_nothing(unbroken, tmp_path):
+    "Whole histories behind the end of the index are said and kept; made again they are the same bytes."
+    lines, path = (unbroken / "index.jsonl").read_bytes().splitlines(keepends=True), tmp_path / "s"
+    for n in (0, 17, N - 1):
+        shutil.rmtree(path, ignore_errors=True)
+        shutil.copytree(unbroken, path)
+        (path / "index.jsonl").write_bytes(b"".join(lines[:n]))
+        with pytest.warns(UserWarning, match="the index was cut"):
+            Store.open(path).verify()
+        with pytest.warns(UserWarning, match=f"holds {N - n} more"), StoreWriter(path, spaces_of(unbroken), INFO):
+            pass
+        (kept,) = path.glob("cut-*.arrow")
+        assert kept.read_bytes()[-1000:] == (unbroken / "transitions.arrow").read_bytes()[-1000:]
+        assert resumed(path, unbroken)
+
+
+def test_a_changed_digit_of_the_index_is_found(unbroken, tmp_path):
+    shutil.copytree(unbroken, tmp_path / "s")
+    index = tmp_path / "s/index.jsonl"
+    data, rng = index.read_bytes(), random.Random(0)
+    digits = [i for i, c in enumerate(data) if chr(c).isdigit()]
+    for i in rng.sample(digits, 50):
+        other = str((int(chr(data[i])) + rng.randint(1, 9)) % 10).encode()
+        index.write_bytes(data[:i] + other + data[i + 1 :])
+        with pytest.raises(UserError, match="index.jsonl is damaged"):
+            Store.open(tmp_path / "s")
+
+
+@pytest.mark.parametrize("name", ["parts", "index.jsonl", "transitions.arrow", "store.json"])
+def test_links_in_a_store_are_refused(unbroken, tmp_path, name):
+    path, outside = tmp_path / "s", tmp_path / "outside"
+    shutil.copytree(unbroken, path)
+    (path / "parts").mkdir()
+    (path / "parts/00000001.part").write_bytes(b"not yours")
+    shutil.move(path / name, outside)
+    (path / name).symlink_to(outside)
+    before = bytes_of(tmp_path)
+    with pytest.raises(UserError, match="is a link"), StoreWriter(path, spaces_of(unbroken), INFO):
+        pass
+    assert bytes_of(tmp_path) == before
+    if name != "parts":
+        with pytest.raises(UserError, match="is a link"):
+            Store.open(path)
+
+
+def test_flipped_bits_are_found_at_the_first_reading(tmp_path):
+    path = tmp_path / "s"
+    write(path, SPACES["grid"])
+    file, at = path / "transitions.arrow", int(Store.open(path)._columns["reward"].begin[7]) * 4
+    data = bytearray(file.read_bytes())
+    data[at] ^= 1
+    file.write_bytes(data)
+    store = Store.open(path)
+    for read in (lambda: store[7], lambda: store.gather("reward", 7, 0), store.verify):
+        with pytest.raises(UserError, match="history 7 is not what was written"):
+            read()
+
+
+def test_damaged_stores():
+    "A small part of the campaign that is run by hand."
+    command = [sys.executable, Path(__file__).parent / "campaigns/stores.py", "--seed", "1", "--count", "120"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr

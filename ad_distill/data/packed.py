@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow as pa, pyarrow.parquet as pq
 from fastcore.basics import patch
 
+from .store import write_aside
 from ..registry import UserError
 
 # %% ../../nbs/data/07_packed.ipynb #5b183eb2
@@ -30,13 +31,13 @@ def write_packed(
     "Write histories, packed as rows, into one small file; a reader sees all of it or nothing."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
     schema = pa.schema(list(types.items()), {"ad_distill": json.dumps(about)})
     encoding = {f"{k}.list.element": "BYTE_STREAM_SPLIT" for k in split}
-    pq.write_table(
-        pa.Table.from_pylist(list(rows), schema), temporary, compression="brotli", compression_level=11,
-        use_dictionary=False, write_statistics=False, column_encoding=encoding, data_page_size=2 ** 26)
-    return temporary.rename(path)
+    with write_aside(path) as work:
+        pq.write_table(
+            pa.Table.from_pylist(list(rows), schema), work, compression="brotli", compression_level=11,
+            use_dictionary=False, write_statistics=False, column_encoding=encoding, data_page_size=2 ** 26)
+    return path
 
 # %% ../../nbs/data/07_packed.ipynb #4c4f3146
 @dataclass(frozen=True)

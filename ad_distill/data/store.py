@@ -6,11 +6,11 @@ Docs: https://ad-distill.github.io/ad_distill/data/store.html.md"""
 
 # %% auto #0
 __all__ = ['FORMAT', 'VERSION', 'ABOUT', 'history_schema', 'history_batch', 'text_array', 'at_ends', 'column_offsets',
-           'index_entry', 'about_history', 'write_aside', 'new_folder', 'StoreFull', 'write_at', 'StoreWriter', 'Store',
-           'copy_beside']
+           'index_entry', 'about_history', 'refuse_link', 'write_aside', 'new_folder', 'StoreFull', 'write_at',
+           'StoreWriter', 'Store', 'copy_beside']
 
 # %% ../../nbs/data/01_store.ipynb #1b47e276
-import contextlib, errno, itertools, json, math, mmap, operator, os, shutil, time, warnings, weakref, zlib
+import contextlib, errno, itertools, json, math, mmap, operator, os, re, shutil, time, warnings, weakref, zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +24,7 @@ from ..trajectory import frozen, html_table, plain_json, space_str, trusted
 
 # %% ../../nbs/data/01_store.ipynb #25ac2217
 FORMAT, VERSION = "ad_distill-histories", 1
+_OURS = ("store.json", "transitions.arrow", "index.jsonl", "parts")
 
 def _arrow_type(space):
     "The Arrow type of a column of values of `space`."
@@ -142,8 +143,13 @@ def _read_header(path):
     if d.get("version") != VERSION:
         raise UserError(f"{path} has format version {d.get('version')!r}, this ad_distill reads version {VERSION}; "
                         "install the ad_distill that wrote it")
+    if d.pop("crc32", None) not in (None, _header_crc(d)):
+        raise _bad_header(path, "it is not what was written (remove its crc32 to take it as it is)")
+    if not isinstance(d.get("info"), dict): raise _bad_header(path, "its info is no JSON object")
     try: return Spaces.from_json(d["spaces"]), d["info"]
     except (KeyError, TypeError) as e: raise _bad_header(path, repr(e)) from e
+
+def _header_crc(d): return zlib.crc32(json.dumps(d, sort_keys=True).encode())
 
 def _bad_header(path, why): return UserError(f"{path}/store.json is damaged: {why}")
 
@@ -152,9 +158,18 @@ def _header_json(path):
     "What stands in store.json."
     if path.is_file(): raise _no_store(path, "it is a file")
     if not path.exists(): raise _no_store(path, "there is no such directory")
+    refuse_link(path / "store.json")
     try: return json.loads((path / "store.json").read_bytes())
-    except FileNotFoundError as e: raise _no_store(path, "it has no store.json") from e
+    except (FileNotFoundError, IsADirectoryError) as e: raise _no_store(path, "it has no store.json") from e
     except ValueError as e: raise _bad_header(path, f"it is not JSON ({e})") from e
+    except RecursionError as e: raise _bad_header(path, "it is nested too deeply") from e
+
+def refuse_link(
+    path: Path,  # file or folder of a store
+) -> None:
+    "A `UserError` for a link: what it points to is not the store's to read, write or remove."
+    if not path.is_symlink(): return
+    raise UserError(f"{path} is a link: a store holds its own files; put a copy of what it points to in its place")
 
 def _no_store(path, why): return UserError(f"{path} is not a store: {why}")
 
@@ -167,8 +182,8 @@ def _check_schema(path, head, spaces):
     found = _read_schema(file, head)
     missing = [k for k in COLUMNS if k not in found.names]
     if missing:
-        raise UserError(f"{file} lacks the column {', '.join(missing)}: it has {', '.join(found.names)}; generate the "
-                        "store again")
+        there = _one_line(", ".join(found.names))
+        raise UserError(f"{file} lacks the column {', '.join(missing)}: it has {there}; generate the store again")
     if found != wanted:
         raise UserError(f"{file} does not fit store.json: {_schema_str(found)} came, not {_schema_str(wanted)}")
 
@@ -177,27 +192,53 @@ def _read_schema(file, head):
     except _UNREADABLE as e:
         raise UserError(f"{file} is damaged or foreign: it does not begin as an Arrow stream") from e
 
-def _schema_str(schema): return ", ".join(f"{field.name} {field.type}" for field in schema)
+def _schema_str(schema): return ", ".join(f"{_one_line(field.name)} {field.type}" for field in schema)
+
+def _one_line(text): return " ".join(text.split())
 
 # %% ../../nbs/data/01_store.ipynb #d11e6d80
 def _json_line(d):
     "`d` as a line of the index."
     return json.dumps(d, separators=(",", ":"), allow_nan=False).encode() + b"\n"
 
-_KINDS = dict(size=[int], crc32=[int], rows=[int], episodes=[int], lengths=[int, list], at=[dict])
+_SEAL = b',"line":'  # before the checksum of a line; stores of version 0.1 have none
+
+def _sealed(d):
+    "`d` as a line of the index that ends in the checksum of what stands before."
+    body = _json_line(d)[:-2]
+    return body + _SEAL + b"%d}\n" % zlib.crc32(body)
 
 def _entry(line):
     "The dict in a line of the index; None where the line is damaged."
     try:
         d = json.loads(line)
-        return d if all(type(d[k]) in kinds for k, kinds in _KINDS.items()) else None
-    except (ValueError, KeyError, TypeError): return None
+        body, _, seal = line.rpartition(_SEAL)
+        whole = "line" not in d or (zlib.crc32(body), b"}\n") == (d.pop("line"), seal[-2:])
+        return d if whole and _is_entry(d) else None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError): return None
+
+# %% ../../nbs/data/01_store.ipynb #c07b04e1
+_MOST = 2 ** 62  # of any number in the index
+
+def _are_counts(*xs): return all(type(x) is int and 0 <= x < _MOST for x in xs)
+
+def _is_entry(d):
+    "Whether the numbers of an entry may be those of a history."
+    lengths, rows = d["lengths"], d["rows"]
+    counts = _are_counts(d["size"], d["crc32"], rows, d["episodes"], *d["at"].values())
+    if not counts or rows > d["size"]: return False
+    if type(lengths) is int: return _are_counts(lengths) and _is_alike(lengths, rows, d["episodes"])
+    return type(lengths) is list and _are_counts(*lengths) and (len(lengths), sum(lengths)) == (d["episodes"], rows)
+
+def _is_alike(length, rows, episodes):
+    "Whether so many episodes of one length are so many rows; a made-up number of empty ones would fill memory."
+    return length * episodes == rows and episodes <= max(rows, 2 ** 24)
 
 # %% ../../nbs/data/01_store.ipynb #0fd3493d
 def _follows(d, n, end):
     "Whether entry `d` is that of history `n`, whose bytes begin at `end` (None: anywhere)."
-    if d is None or d.get("n") != n: return False
-    return type(d.get("offset")) is int and end in (None, d["offset"])
+    if d is None or d.get("n") != n or not all(k in d for k in ABOUT): return False
+    return _are_counts(d.get("offset")) and end in (None, d["offset"])
 
 def _entries(path):
     "Each complete line of the index as (dict, bytes in the line)."
@@ -213,8 +254,9 @@ def _entries(path):
 # %% ../../nbs/data/01_store.ipynb #134a163e
 def _open_part(path, name):
     "A file that every store has."
-    try: return open(path / name, "rb")
-    except FileNotFoundError as e: raise UserError(f"{path} is damaged: {name} is missing") from e
+    refuse_link(path / name)
+    if not (path / name).is_file(): raise UserError(f"{path} is damaged: {name} is missing")
+    return open(path / name, "rb")
 
 def _bad_line(path, n):
     return UserError(f"{path}/index.jsonl is damaged: line {n + 1} does not describe history {n}; restore the file "
@@ -348,7 +390,7 @@ def append(self: StoreWriter,
 def _write(self: StoreWriter, write):
     "The bytes first, the line of the index second."
     entry = write(self._data, self._end)
-    line = _json_line(dict(n=self._n, offset=self._end, **entry))
+    line = _sealed(dict(n=self._n, offset=self._end, **entry))
     write_at(self._index, self._index_end, line)
     return entry["size"], len(line)
 
@@ -415,17 +457,18 @@ def _append_bytes(self: StoreWriter, data, entry):
 @patch
 def _set_aside(self: StoreWriter, i, data, entry):
     "Keep history `i` until its turn."
+    refuse_link(self._parts_dir)
     with _room(self.path, f"writing history {i}"):
         self._parts_dir.mkdir(exist_ok=True)
         with write_aside(self._part(i)) as work, open(work, "wb") as f:
-            f.write(_json_line(entry))
+            f.write(_sealed(entry))
             f.write(data)
     self._parts.add(i)
 
 def _read_part(path):
     "Bytes and index entry of a history that was set aside; None, None if it is damaged."
-    head, _, data = path.read_bytes().partition(b"\n")
-    entry = _entry(head)
+    head, end, data = path.read_bytes().partition(b"\n")
+    entry = _entry(head + end)
     whole = entry and (entry["size"], entry["crc32"]) == (len(data), zlib.crc32(data))
     return (data, entry) if whole else (None, None)
 
@@ -446,6 +489,7 @@ def _part(self: StoreWriter, i): return self._parts_dir / f"{i:08}.part"
 @patch
 def _start(self: StoreWriter):
     "Make the store, or find out how far the one that is there got."
+    for name in _OURS: refuse_link(self.path / name)
     fresh = not (self.path / "store.json").exists()
     if fresh: self._make_folder()
     self._lock()
@@ -474,7 +518,9 @@ def _lock_data(self: StoreWriter):
 
 @patch
 def _opened(self: StoreWriter, name):
-    fd = os.open(self.path / name, os.O_RDWR | os.O_CREAT, 0o666)
+    refuse_link(self.path / name)
+    if (self.path / name).is_dir(): raise UserError(f"{self.path} is damaged: {name} is a directory")
+    fd = os.open(self.path / name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     self._files.append(fd)
     return fd
 
@@ -482,6 +528,7 @@ def _opened(self: StoreWriter, name):
 @patch
 def _finish(self: StoreWriter):
     self._cut()
+    self._drop_kept()
     if self._parts_dir.exists() and not any(self._parts_dir.iterdir()): self._parts_dir.rmdir()
     with _room(self.path, "closing"):
         self._sync()
@@ -527,6 +574,7 @@ def _make(self: StoreWriter):
     write_at(self._data, 0, self._schema.serialize())
     os.fsync(self._data)
     header = dict(format=FORMAT, version=VERSION, spaces=self.spaces.to_json(), info=self.info)
+    header["crc32"] = _header_crc(header)
     with write_aside(self.path / "store.json", sync=True) as work:
         work.write_text(json.dumps(header, indent=2) + "\n")
 
@@ -587,6 +635,64 @@ def _n_whole(self: StoreWriter, places):
         if _crc_at(self._data, p.offset, p.size) != p.crc32: good = i
     return good
 
+# %% ../../nbs/data/01_store.ipynb #c07a11ed
+def _batches(data, at):
+    "(place, bytes) of each whole record batch from `at` on; behind the last line a torn append leaves one at most."
+    while (size := _batch_size(data, at)) and at + size <= len(data):
+        yield at, size
+        at += size
+
+def _batch_size(data, at):
+    "Bytes of the record batch that begins at `at`; 0 where none does."
+    mark, size = (int.from_bytes(data[i:i + 4], "little") for i in (at, at + 4))
+    if mark != 0xffffffff or not 0 < size <= len(data) - at - 8: return 0
+    try: message = pa.ipc.read_message(pa.py_buffer(data[at:]))
+    except _UNREADABLE: return 0
+    return 8 + size + message.body.size if message.type == "record batch" else 0
+
+@patch
+def _keep_tail(self: StoreWriter, lost):
+    "Put whole histories behind the end into a file of their own before they are cut off."
+    if os.fstat(self._data).st_size <= self._end: return
+    spans = [(p.offset, p.size) for p in lost if _crc_at(self._data, p.offset, p.size) == p.crc32]
+    behind = lost[-1].offset + lost[-1].size if lost else self._end
+    with mmap.mmap(self._data, 0, access=mmap.ACCESS_READ) as data, memoryview(data) as view:
+        spans += _batches(view, behind)
+        if spans: self._save_spans(view, spans)
+
+# %% ../../nbs/data/01_store.ipynb #c07b02e1
+@patch
+def _save_spans(self: StoreWriter, view, spans):
+    crc = 0
+    for at, size in spans: crc = zlib.crc32(view[at:at + size], crc)
+    path = self.path / f"cut-{self._n}-{crc:08x}.arrow"
+    refuse_link(path)
+    with _room(self.path, "keeping histories"), write_aside(path, sync=True) as work, open(work, "wb") as f:
+        f.write(self._schema.serialize())
+        for at, size in spans: f.write(view[at:at + size])
+        f.flush()
+    warnings.warn(f"{self.path}: index.jsonl tells of {self._n} histories that are whole, and behind them "
+                  f"transitions.arrow holds {len(spans)} more; they are kept in {path.name} until the same are "
+                  "written again")
+
+# %% ../../nbs/data/01_store.ipynb #c07b03e1
+_CUT = re.compile(r"cut-[0-9]{1,18}-[0-9a-f]{8}\.arrow")
+
+@patch
+def _drop_kept(self: StoreWriter):
+    "Remove what was kept of a cut, where the same histories are in the store by now."
+    kept = [p for p in self.path.glob("cut-*.arrow") if _CUT.fullmatch(p.name) and not p.is_symlink()]
+    there = {(p.size, p.crc32) for p in _places(self.path)} if kept else {}
+    for p in kept:
+        if _sums(p, self._schema.serialize().size) <= there: p.unlink()
+
+def _sums(path, head):
+    "(bytes, checksum) of each history in an Arrow stream; a set of None where it is damaged."
+    data = memoryview(path.read_bytes())
+    found = list(_batches(data, head))
+    whole = found and sum(found[-1]) == len(data)
+    return {(size, zlib.crc32(data[at:at + size])) for at, size in found} if whole else {None}
+
 # %% ../../nbs/data/01_store.ipynb #acef354c
 @patch
 def _resume(self: StoreWriter):
@@ -595,6 +701,7 @@ def _resume(self: StoreWriter):
     self._n = self._n_whole(places)
     if self._n < len(places): _warn_lost(self.path, self._n, len(places) - 1)
     self._set_end(places[:self._n])
+    self._keep_tail(places[self._n:])
     self._cut()
     self._synced = time.monotonic()
 
@@ -615,8 +722,11 @@ def _find_parts(self: StoreWriter):
     "What waits for its turn; what is damaged, half written or in the store by now is removed."
     self._parts = set()
     for p in self._parts_dir.glob("*"):
+        if p.is_symlink() or not p.is_file() or not _PART.fullmatch(p.name): continue  # not ours
         if self._waits(p): self._parts.add(int(p.stem))
         else: p.unlink()
+
+_PART = re.compile(r"[0-9]{8,18}\.(part|tmp|part\.tmp)")  # what a writer leaves in `parts`
 
 @patch
 def _waits(self: StoreWriter, part):
@@ -653,7 +763,7 @@ def _read_index(self: Store):
     self._offset, self._size, self._crc, self._n_rows, episodes, self._line_size = _table(numbers, 6)
     self._line = np.cumsum(self._line_size) - self._line_size  # (histories,) where the line of each begins
     self._at = _table(at, len(COLUMNS))  # (columns, histories)
-    self._checked = np.zeros(len(episodes), bool)
+    self._checked, self._all_checked = np.zeros(len(episodes), bool), False
     self.episode_offset = frozen(np.append(0, np.cumsum(episodes)))  # (histories + 1,)
     self._set_lengths(_all_lengths(lengths, episodes), episodes)
 
@@ -702,6 +812,20 @@ def _map_file(self: Store):
         self._map = mmap.mmap(file.fileno(), there, access=mmap.ACCESS_READ)
     self._tail = there > needed and len(self) > 0  # a history follows that is not complete
     _check_schema(self.path, memoryview(self._map)[:2 ** 20], self.spaces)
+    self._end = needed if len(self) else history_schema(self.spaces).serialize().size
+    self._check_tail(2)
+
+@patch
+def _check_tail(self: Store, most):
+    "Say so where so many whole histories follow that the index does not tell of; one may wait for its line."
+    if len(self._map) <= self._end: return
+    found = _batches(memoryview(self._map), self._end)
+    if sum(1 for _ in itertools.islice(found, most)) < most: return
+    told = int(self._line_size.sum())
+    with _open_part(self.path, "index.jsonl") as f: grown = f.read()[told:]
+    if b"\n" in grown: return  # a writer went on while the files were opened
+    warnings.warn(f"{self.path}: transitions.arrow holds more histories than the {len(self)} that index.jsonl "
+                  "tells of: the index was cut, or a writer was; restore it from a copy, or run it again")
 
 def _cut_off(path, there, needed):
     return UserError(f"{path}/transitions.arrow is cut off: it has {there} bytes, the index tells of {needed}; copy it "
@@ -733,6 +857,14 @@ def _find_columns(self: Store):
     kinds, begins = _kinds(self.spaces), dict(zip(COLUMNS, self._at + self._offset))  # (histories,) each
     fixed = [k for k in COLUMNS if kinds[k][0] != object]
     self._columns = {k: _column_at(*kinds[k], begins[k]) for k in fixed}
+    for k in fixed: self._check_bounds(self._at[COLUMNS.index(k)], self._columns[k])
+
+@patch
+def _check_bounds(self: Store, at, column):
+    "Refuse an index that places a column outside the bytes of its history."
+    most = (self._size - at) // column.size  # (histories,) values that have room there
+    wrong = np.flatnonzero((most < self._n_rows) | ((at + self._offset) % column.granule != 0) & (self._n_rows > 0))
+    if len(wrong): raise _bad_line(self.path, int(wrong[0]))
 
 # %% ../../nbs/data/01_store.ipynb #b3fbba69
 @patch
@@ -750,6 +882,7 @@ def _check_place(self: Store, i):
 
 @patch
 def _fits(self: Store, i, batch):
+    batch.validate()
     start = pa.py_buffer(self._map).address
     places = {k: start + c.begin[i] * c.granule for k, c in self._columns.items()}
     return batch.num_rows == self._n_rows[i] and _addresses(batch).items() <= places.items()
@@ -765,11 +898,15 @@ def verify(self: Store,
     i: int | None = None,  # number of a history; default: all
 ) -> None:
     "Compare checksums, once for each history; a `UserError` names one that is damaged."
-    for i in range(len(self)) if i is None else [i]:
+    every = i is None
+    for i in range(len(self)) if every else [i]:
         if self._checked[i]: continue
         data = memoryview(self._map)[self._offset[i]:][:self._size[i]]
         if zlib.crc32(data) != self._crc[i]: raise self._damaged(i)
+        self._check_place(i)
         self._checked[i] = True
+    self._all_checked = self._all_checked or bool(self._checked.all())
+    if every: self._check_tail(1)
 
 @patch
 def __getitem__(self: Store, i: int) -> History:
@@ -851,11 +988,18 @@ def gather(self: Store,
     row: np.ndarray,      # int array, broadcast with `history`: rows within these histories
     run: int | None = None,  # rows to read from each `row` on; faster than to name them one by one
 ) -> np.ndarray:          # (*broadcast, *value), or (*broadcast, run, *value); a dict of them for several names
-    "Values at any rows of any histories, copied. Checksums are not verified here; `verify` does that."
+    "Values at any rows of any histories, copied; the first time that it meets a history it verifies its checksum."
     history, row = np.asarray(history), np.asarray(row)
     self._check_rows(history, row, 1 if run is None else run)
+    if not self._all_checked: self._verify_new(history)
     if isinstance(columns, str): return self._take(columns, history, row, run)
     return {k: self._take(k, history, row, run) for k in columns}
+
+@patch
+def _verify_new(self: Store, history):
+    "Verify the histories among `history` that were not read before."
+    new = history[~self._checked[history]]
+    for i in np.unique(new).tolist(): self.verify(i)
 
 @patch
 def _check_rows(self: Store, history, row, n):
@@ -901,7 +1045,7 @@ def to_dataset(self: Store) -> Any:  # a `datasets.Dataset`
     return Dataset(InMemoryTable(pa.Table.from_batches(batches, history_schema(self.spaces))))
 
 # %% ../../nbs/data/01_store.ipynb #78e1c9eb
-_OURS = ("store.json", "transitions.arrow", "index.jsonl", "parts")
+def _is_ours(name): return name in _OURS or bool(_CUT.fullmatch(name))
 
 def copy_beside(
     here: str | Path,   # directory of a store, or one that this function filled; it need not be there
@@ -909,8 +1053,9 @@ def copy_beside(
 ) -> None:
     "Copy what lies beside the histories of a store (a tokenizer, prompts)."
     here, there = Path(here), Path(there)
-    beside = [p for p in here.iterdir() if p.name not in _OURS] if here.is_dir() else []
+    beside = [p for p in here.iterdir() if not _is_ours(p.name)] if here.is_dir() else []
     for p in beside:
+        refuse_link(p)
         there.mkdir(parents=True, exist_ok=True)
         copy = shutil.copytree if p.is_dir() else shutil.copy
         copy(p, there / p.name)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .store import Store
+from .store import Store, refuse_link, write_aside
 from ..language.tokens import TokenStream
 from ..registry import UserError
 from ..trajectory import History, Trajectory
@@ -49,11 +49,43 @@ class Tokens:
         try:
             ids, field = (np.load(path / f"{k}.npy", "r", allow_pickle=False) for k in ("ids", "field"))
             offset = np.load(path / "offset.npy", allow_pickle=False)
-            whole = len(ids) == len(field) == offset[-1]
-        except (OSError, ValueError, EOFError, IndexError): return None
+            whole = _fit(ids, field, offset) and _is_written(path)
+        except _UNREADABLE: return None
         return cls(path, ids, field, offset) if whole else None
 
     def __reduce__(self): return Tokens.open, (self.path,)
+
+# %% ../../nbs/data/03_tokens.ipynb #c07b01e1
+_UNREADABLE = (OSError, ValueError, EOFError, IndexError, TypeError, SyntaxError, KeyError, RecursionError, MemoryError,
+               AttributeError, OverflowError, UserError)  # what a damaged folder of tokens may raise
+
+def _fit(ids, field, offset):
+    "Whether the arrays are those of tokens, and all episodes lie in them."
+    kinds = str(ids.dtype) in ("uint16", "uint32") and (field.dtype, offset.dtype) == (np.uint8, np.int64)
+    flat = ids.ndim == field.ndim == offset.ndim == 1
+    if not (kinds and flat and len(offset) and len(ids) == len(field) == offset[-1]): return False
+    return bool(offset[0] == 0 and (offset[1:] >= offset[:-1]).all())
+
+def _is_written(path):
+    "Whether the files are those that were written; compared once in a process. Folders of version 0.1 cannot tell."
+    state = [(k, p.stat().st_mtime_ns, p.stat().st_size) for k in _FILES for p in [path / f"{k}.npy"]]
+    if _compared.get(path.absolute()) == state: return True
+    for k in _FILES: refuse_link(path / f"{k}.npy")
+    key = json.loads((path / "key.json").read_bytes())
+    if "crc32" in key and key["crc32"] != _crcs(path): return False
+    _compared[path.absolute()] = state
+    return True
+
+_FILES = ("ids", "field", "offset")
+_compared = {}  # folder to the state of its files
+
+def _crcs(path): return [_file_crc(path / f"{k}.npy") for k in _FILES]
+
+def _file_crc(path):
+    crc = 0
+    with open(path, "rb") as f:
+        while data := f.read(2 ** 24): crc = zlib.crc32(data, crc)
+    return crc
 
 # %% ../../nbs/data/03_tokens.ipynb #2809dba6
 def _save(path, parts, dtype):
@@ -127,6 +159,7 @@ def tokenize(
     root, name = store.path / "tokens", _name(key)
     if found := Tokens.open(root / name): return found
     if not os.access(root if root.exists() else store.path, os.W_OK): root = _scratch()  # it may only be read
+    for path in (root, root / "lock", root / name): refuse_link(path)
     root.mkdir(exist_ok=True)
     with open(root / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # one process writes, others wait for it
@@ -141,15 +174,15 @@ def _scratch():
 # %% ../../nbs/data/03_tokens.ipynb #deafe862
 def _make(root, key, store, stream, progress):
     "Tokenize what is new, and put all in place under its name."
-    final, temporary = root / _name(key), root / f"{_name(key)}.tmp"
+    final = root / _name(key)
     for half in (*root.glob("*.tmp"), final): shutil.rmtree(half, True)  # its process was killed, or it is damaged
     n, earlier = _earlier(root, key, store)
     old = Tokens.open(earlier) if earlier else None
-    temporary.mkdir()
-    parts = _all_tokens(store, stream, key["zero_rewards"], old, n if old else 0, progress)
-    _save(temporary, parts, np.uint16 if stream.size <= 2 ** 16 else np.uint32)
-    (temporary / "key.json").write_text(json.dumps(key, indent=1))
-    temporary.rename(final)
+    with write_aside(final) as work:
+        work.mkdir()
+        parts = _all_tokens(store, stream, key["zero_rewards"], old, n if old else 0, progress)
+        _save(work, parts, np.uint16 if stream.size <= 2 ** 16 else np.uint32)
+        (work / "key.json").write_text(json.dumps(dict(key, crc32=_crcs(work)), indent=1))
     if earlier: shutil.rmtree(earlier, ignore_errors=True)
     return Tokens.open(final)
 
@@ -159,10 +192,12 @@ def _earlier(root, key, store):
     found = []
     for path in root.glob("*/key.json"):
         try: old = json.loads(path.read_bytes())
-        except ValueError: continue
-        n, crc = old.get("histories", 0), old.get("index")
+        except (ValueError, RecursionError, OSError): continue
+        if not isinstance(old, dict) or type(old.get("histories")) is not int or path.parent.is_symlink(): continue
+        old.pop("crc32", None)
+        n, crc = old["histories"], old.get("index")
         same = old == {**key, "histories": n, "index": crc}
-        if same and n <= len(store) and _index_crc(store, n) == crc: found.append((n, path.parent))
+        if same and 0 <= n <= len(store) and _index_crc(store, n) == crc: found.append((n, path.parent))
     return max(found, default=(0, None))
 
 def _all_tokens(store, stream, zero_rewards, old, n, progress):

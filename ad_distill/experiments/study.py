@@ -15,7 +15,6 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib import import_module
 from pathlib import Path
@@ -27,7 +26,7 @@ from fastcore.basics import patch
 from transformers.utils.logging import disable_progress_bar
 
 from ..data.dataset import TrajectoryDataset, collate, windows_of
-from ..data.store import Store, StoreWriter
+from ..data.store import Store, StoreWriter, write_aside
 from ..evaluation.play import evaluate, pick_instances
 from ..evaluation.probes import text_metrics
 from ..evaluation.statistics import by_history
@@ -40,6 +39,7 @@ from ..registry import SERIALIZERS, SOURCES, TASKS, UserError
 from ..rlhf.stories.recorded import story_histories
 from ..rlhf.rollouts import text_store
 from ..sources.core import generate, make_source
+from ..sources.workers import one_thread
 from ..tasks.core import Task, make_task
 from ..train import distill
 from ..trajectory import Spaces, versions
@@ -280,13 +280,6 @@ def plain(
     if not isinstance(x, float): return x
     return round(x, 6) if math.isfinite(x) else None
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try: yield
-    finally: torch.set_num_threads(threads)
-
 def run_cell(
     cell: Cell,  # what to run
     folder: str | Path,  # of the study
@@ -294,14 +287,13 @@ def run_cell(
     "What the file of a cell holds; the cell is run if there is none. On one thread."
     path = Path(folder) / f"{cell.digest}.json"
     if not path.exists():
-        with _one_thread(): found = _measure(cell, folder)
+        with one_thread(): found = _measure(cell, folder)
         _write(path, plain({"cell": asdict(cell), **found, "versions": versions()}))
     return json.loads(path.read_text())
 
 def _write(path, record):
     "A file that is there is whole."
-    path.with_suffix(".tmp").write_text(json.dumps(record))
-    path.with_suffix(".tmp").rename(path)
+    with write_aside(path, shared=True) as work: work.write_text(json.dumps(record))
 
 # %% ../../nbs/experiments/02_study.ipynb #e285eb63
 def _run(cell, folder, modules):

@@ -6,13 +6,12 @@ Docs: https://ad-distill.github.io/ad_distill/rlhf/rollouts.html.md"""
 
 # %% auto #0
 __all__ = ['TEXT', 'Rollout', 'token_spaces', 'text_spaces', 'is_token_form', 'is_text_form', 'token_states', 'token_columns',
-           'token_episode', 'episode_tokens', 'text_array', 'text_history', 'save_tokenizer', 'whole_folder',
-           'store_tokenizer', 'text_store', 'token_store']
+           'token_episode', 'episode_tokens', 'text_array', 'text_history', 'save_tokenizer', 'store_tokenizer',
+           'text_store', 'token_store']
 
 # %% ../../nbs/rlhf/02_rollouts.ipynb #db3527d0
 import math, os, shutil, zlib
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from string import printable
@@ -22,7 +21,7 @@ import numpy as np
 from fastcore.basics import patch
 from gymnasium.spaces import Discrete, MultiDiscrete, Text
 
-from ..data.store import Store, StoreWriter
+from ..data.store import Store, StoreWriter, write_aside
 from ..registry import TASKS, UserError
 from ..tasks.core import make_task
 from ..trajectory import History, Spaces, Trajectory
@@ -240,20 +239,7 @@ def save_tokenizer(
     path: str | Path,  # directory of the store
 ) -> None:
     "Keep a tokenizer beside a store, as `<path>/tokenizer`; a reader sees all of it or nothing."
-    with whole_folder(Path(path) / "tokenizer") as folder: tokenizer.save_pretrained(str(folder))
-
-@contextmanager
-def whole_folder(
-    final: Path,  # how it is to be called
-) -> Iterator[Path]:  # where to write it
-    "A folder that gets its name when all of it is written; if another process was faster, its result stays."
-    temporary = final.with_name(f"{final.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    yield temporary
-    try: temporary.rename(final)
-    except OSError:
-        if not final.exists(): raise
-        shutil.rmtree(temporary)
+    with write_aside(Path(path) / "tokenizer", shared=True) as folder: tokenizer.save_pretrained(str(folder))
 
 # %% ../../nbs/rlhf/02_rollouts.ipynb #155a3c06
 def store_tokenizer(
@@ -295,7 +281,7 @@ def text_store(
 
 def _write_texts(store, final, info):
     decode = _Decoder(store_tokenizer(store))
-    with whole_folder(final) as folder, StoreWriter(folder, text_spaces(), info) as writer:
+    with write_aside(final, shared=True) as folder, StoreWriter(folder, text_spaces(), info) as writer:
         for i, history in enumerate(store): writer.put(i, _text_history(history, decode))
 
 def _mark(store):

@@ -20,7 +20,7 @@ from fastcore.basics import patch
 from tqdm import tqdm
 
 from ...data.store import text_array
-from ..rollouts import whole_folder
+from ...data.store import write_aside
 from ad_distill.rlhf.stories.grammar import (
     EOS, MAX_TOKENS, PAD, PRESENT, PROMPT_LENGTH, SLOTS, VOCABULARY, prompt_ids, story_completions, story_prompts,
     story_text)
@@ -164,7 +164,7 @@ def story_model_path() -> Path:  # a Hugging Face folder, its tokenizer included
     "The folder of the story model, which is trained first if it is not there."
     path = cache_dir() / f"story_model-{_digest()}"
     if path.exists(): return path
-    with whole_folder(path) as folder:
+    with write_aside(path, shared=True) as folder:
         train_story_model().save_pretrained(folder)
         story_tokenizer().save_pretrained(folder)
     return path
