@@ -2,11 +2,12 @@
 
 By hand: `python tests/campaigns/stores.py --seed 0 --count 2000`."""
 
-import argparse, collections, json, os, random, resource, shutil, sys, tempfile, traceback, warnings
+import json, random, shutil, traceback, warnings
 from pathlib import Path
 
 import numpy as np
 from gymnasium.spaces import Box, Discrete, MultiDiscrete, Text
+from harness import main
 
 from ad_distill.data.store import Store, StoreWriter
 from ad_distill.registry import UserError
@@ -16,7 +17,6 @@ SPACES = (Spaces(Discrete(7), Discrete(3)), Spaces(Box(-1, 1, (3,)), MultiDiscre
 NUMBERS = (-1, 0, 1, 7, 2**31, 2**62, 2**63, 10**12, 10**30, -(10**30), 1.5, True, None, "7", [], {}, [3], [10**6] * 3)
 WORDS = ("", "float128", "object", "Discrete", "Box", "x" * 5000, "\0", "inf")
 FILES = ("store.json", "index.jsonl", "transitions.arrow")
-OUTCOMES = ("right", "refused", "silent", "traceback")
 
 
 def history(i, spaces):
@@ -136,6 +136,7 @@ def use(path, spaces, old=False):
 
 
 def one(seed, work):
+    "Outcome of one variant, and what was changed."
     rng = random.Random(seed)
     spaces = rng.choice(SPACES)
     shutil.rmtree(work, ignore_errors=True)
@@ -158,42 +159,5 @@ def one(seed, work):
     return ("silent" if before != after else outcome), f"{what} ({n})"
 
 
-def chunk(seeds):
-    "Outcomes of some seeds in a child process, so that a signal is an outcome too."
-    work = Path(tempfile.mkdtemp(prefix="stores-"))
-    receive, send = os.pipe()
-    pid = os.fork()
-    if not pid:
-        resource.setrlimit(resource.RLIMIT_AS, (6 * 2**30, 6 * 2**30))
-        for seed in seeds:
-            os.write(send, (json.dumps([seed, *one(seed, work)]) + "\n").encode())
-        os._exit(0)
-    os.close(send)
-    with os.fdopen(receive) as f:
-        got = [json.loads(line) for line in f]
-    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    shutil.rmtree(work, ignore_errors=True)
-    if status == 0:
-        return got
-    left = seeds[len(got) :]
-    return [*got, [left[0], "traceback", f"exit {status}"], *(chunk(left[1:]) if left[1:] else [])]
-
-
-def campaign(seed, count):
-    "(seed, outcome, what was changed) of each variant."
-    seeds = list(range(seed * 1_000_000, seed * 1_000_000 + count))
-    return [x for i in range(0, count, 100) for x in chunk(seeds[i : i + 100])]
-
-
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--count", type=int, default=2000)
-    args = parser.parse_args()
-    got = campaign(args.seed, args.count)
-    counts = collections.Counter(outcome for _, outcome, _ in got)
-    for s, outcome, what in got:
-        if outcome in ("silent", "traceback"):
-            print(s, outcome, what)
-    print(f"tried {len(got)}", *(f"{k} {counts[k]}" for k in OUTCOMES), sep=", ")
-    sys.exit(bool(counts["silent"] + counts["traceback"]))
+    main(one, __doc__)
