@@ -6,7 +6,7 @@ Docs: https://ad-distill.github.io/ad_distill/registry/registry.html.md"""
 
 # %% auto #0
 __all__ = ['CONSTANTS', 'TASKS', 'SOURCES', 'SERIALIZERS', 'READERS', 'REWARDS', 'UserError', 'nearest', 'Registry',
-           'load_plugins', 'is_like', 'read_value', 'typed_value', 'import_here']
+           'load_plugins', 'is_like', 'read_value', 'typed_value', 'trust', 'trusted', 'check_trusted', 'import_here']
 
 # %% ../nbs/registry/01_registry.ipynb #afd15dd1
 import dataclasses, difflib, functools, importlib, json, math, sys, warnings
@@ -181,6 +181,29 @@ SERIALIZERS = Registry("serializer", ["ad_distill.language.forms"])
 READERS = Registry("reader", ["ad_distill.logs.trlx", "ad_distill.logs.trl", "ad_distill.logs.importing"])
 REWARDS = Registry("reward", ["ad_distill.rlhf.rewards"])
 
+# %% ../nbs/registry/01_registry.ipynb #acd36493
+_TRUSTED: set[str] = set()  # modules whose code may run though data name them
+
+def trust(
+    module: str,  # as in an import statement; what lies in the package of that name is trusted with it
+) -> None:
+    "Let stores and models name this module: its code runs when they are used."
+    _TRUSTED.add(module)
+
+def trusted() -> tuple[str, ...]:
+    "The modules that are trusted, sorted."
+    return tuple(sorted(_TRUSTED))
+
+def check_trusted(
+    module: str,  # that data name
+    where: str,  # what names it: "the store runs/maze"
+) -> None:
+    "`UserError` unless the module, or a package that it lies in, is trusted."
+    parts = module.split(".")
+    if any(".".join(parts[:i]) in _TRUSTED for i in range(1, len(parts) + 1)): return
+    raise UserError(f"{where} names the module {module!r}, whose code would run: if you know it and trust it, add "
+                    f"--trust {parts[0]} (in Python: ad_distill.registry.trust({parts[0]!r}))")
+
 # %% ../nbs/registry/01_registry.ipynb #c0de0008
 def import_here(
     name: str,  # of a module, as in an import statement
@@ -188,6 +211,7 @@ def import_here(
     "Import a module that is installed or lies in the current folder; `UserError` where there is none, or it fails."
     here = str(Path.cwd())
     if "" not in sys.path and here not in sys.path: sys.path.insert(0, here)
+    trust(name)
     try: return importlib.import_module(name)
     except UserError: raise
     except ModuleNotFoundError as e:

@@ -16,6 +16,8 @@ import nbformat
 import pytest
 from conftest import hear_ctrl_c, python, run
 
+from ad_distill.data.store import Store, StoreWriter
+
 SCRIPT = Path(sys.executable).parent / "ad_distill"
 HEAVY = ("torch", "transformers", "matplotlib", "datasets", "accelerate", "scipy", "pandas", "papermill", "IPython")
 SMALL = "generate dark_room --source q_learning --histories 6 --episodes 40 --seed 3 --out {}".split()
@@ -620,12 +622,14 @@ def bad(work):
     whole = files(work / "room")
     for name, changes in {
         "cut": {"transitions.arrow": whole["transitions.arrow"][:-99]},
-        "empty": {"index.jsonl": b""},
         "other": {"store.json": whole["store.json"].replace(b'"version": 1', b'"version": 7', 1)},
     }.items():
         (work / name).mkdir()
         for k, v in {**whole, **changes}.items():
             (work / name / k).write_bytes(v)
+    room = Store.open(work / "room")
+    with StoreWriter(work / "empty", room.spaces, room.info):
+        pass
     return work
 
 

@@ -305,11 +305,7 @@ def test_without_the_extra(tmp_path):
         got.returncode == 2
         and got.stderr == "ad_distill: source 'ppo' needs stable-baselines3: pip install 'ad_distill[sb3]'\n"
     )
-    got = python(
-        WITHOUT_SB3 + "main(['generate', 'gym:CartPole-v1', '--out', 'x'])",
-        cwd=tmp_path,
-        check=False,
-    )
+    got = python(WITHOUT_SB3 + "main(['generate', 'gym:CartPole-v1', '--out', 'x'])", cwd=tmp_path, check=False)
     assert (
         got.returncode == 2
         and "pip install 'ad_distill[sb3]'" in got.stderr
@@ -335,8 +331,22 @@ def test_an_environment_that_the_code_has_never_heard_of(tmp_path):
         "--out",
         "s",
     )
-    ad("train", "s", "--episodes", "2", "--stride", "1", "--steps", "20", "--out", "m")
-    got = ad("evaluate", "m", "--instances", "2", "--streams", "1", "--episodes", "2", "--out", "t.csv", "--json")
+    ad("train", "s", "--episodes", "2", "--stride", "1", "--steps", "20", "--trust", "minigrid", "--out", "m")
+    got = ad(
+        "evaluate",
+        "m",
+        "--trust",
+        "minigrid",
+        "--instances",
+        "2",
+        "--streams",
+        "1",
+        "--episodes",
+        "2",
+        "--out",
+        "t.csv",
+        "--json",
+    )
     assert (
         json.loads(got.stdout)["task"] == "gym:minigrid:MiniGrid-Empty-5x5-v0"
         and len((tmp_path / "t.csv").read_text().splitlines()) == 5

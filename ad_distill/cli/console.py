@@ -11,7 +11,7 @@ __all__ = ['json_option', 'quiet_option', 'out_option', 'seed_option', 'count', 
            'check_serializer', 'Setting', 'make_windows', 'training_settings', 'sorted_settings', 'list_settings']
 
 # %% ../../nbs/cli/01_console.ipynb #baa9402e
-import errno, functools, json, math, os, re, sys
+import errno, functools, json, math, os, re, sys, warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, fields
@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import click
 
-from ..registry import SERIALIZERS, Registry, UserError, import_here, is_like, nearest, typed_value
+from ..registry import SERIALIZERS, Registry, UserError, import_here, is_like, nearest, trust, typed_value
 
 # %% ../../nbs/cli/01_console.ipynb #d1afcf4b
 class Failure(click.ClickException):
@@ -70,14 +70,21 @@ def imported() -> tuple[str, ...]:
     "The modules that `--import` named for the command that is running."
     return click.get_current_context().meta.get(_IMPORTED, ())
 
+def _trust_modules(ctx, param, names):
+    "What `--trust` does."
+    for name in names: trust(name)
+
 class Command(click.Command):
-    "A command that can import modules of the user's own."
+    "A command that can import modules of the user's own, and trust those that data name."
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.params.append(click.Option(
             ["--import"], metavar="MODULE", multiple=True, expose_value=False, callback=_import_modules,
             help="Import a module of your own first, installed or in this folder: it registers tasks, sources, "
                  "serializers, readers, rewards; may be repeated."))
+        self.params.append(click.Option(
+            ["--trust"], metavar="MODULE", multiple=True, expose_value=False, callback=_trust_modules,
+            help="Let a store or a model name this module as its environment's: its code runs; may be repeated."))
 
 # %% ../../nbs/cli/01_console.ipynb #03d001f9
 def _tell(e):
@@ -86,6 +93,14 @@ def _tell(e):
     if failure is None: raise e
     click.echo("ad_distill: " + " ".join(failure.format_message().split()), err=True)
     return failure.exit_code
+
+def _tell_warning(message, category, filename, lineno, file=None, line=None):
+    "One line on stderr for a warning of ours; those of other libraries as Python writes them."
+    ours = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    if not filename.startswith(ours): return _PYTHONS(message, category, filename, lineno, file, line)
+    click.echo("ad_distill: " + " ".join(str(message).split()), err=True)
+
+_PYTHONS = warnings.showwarning
 
 class Commands(click.Group):
     "Commands in the order of their definition; a mistake is one line, and names are guessed."
@@ -103,8 +118,10 @@ class Commands(click.Group):
         run = functools.partial(super().main, args, prog_name or "ad_distill", complete_var,
                                 standalone_mode=False, **extra)
         if not standalone_mode: return run()
+        warnings.showwarning = _tell_warning
         try: code = run()
         except Exception as e: code = _tell(e)
+        finally: warnings.showwarning = _PYTHONS
         sys.exit(code or 0)
 
 # %% ../../nbs/cli/01_console.ipynb #4ac01acf

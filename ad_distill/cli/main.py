@@ -22,7 +22,7 @@ from .console import (
 from .notebooks import (
     execute, experiment_values, experiments, find_experiment, list_experiments, made_since, output_path, parameters_of)
 from .show import chosen, plot_store, show_history, show_parsed, show_store, store_summary
-from ..registry import READERS, SERIALIZERS, SOURCES, TASKS, UserError, nearest
+from ..registry import READERS, SERIALIZERS, SOURCES, TASKS, UserError, nearest, trusted
 
 # %% ../../nbs/cli/04_main.ipynb #a0a08015
 @click.group("ad_distill", cls=Commands, invoke_without_command=True,
@@ -52,6 +52,7 @@ def main(ctx: click.Context) -> None:
 def _set_up_process():
     "Quiet libraries, one thread, and streams that can write anything."
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # where there is no network, it would tell of each attempt
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # what matters of its warnings is checked here
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # small models lose by threads, forty times on a busy machine
     for stream in (sys.stdout, sys.stderr):  # a terminal that cannot write ▁▂▃ gets ???
         if hasattr(stream, "reconfigure"): stream.reconfigure(errors="replace")
@@ -371,6 +372,7 @@ _show_options = options(
     writes_option,
     click.option("--plot", metavar="FILE", type=click.Path(),
                  help="Write a picture (png, svg, pdf): the learning curve, or the returns of the history."),
+    click.option("--verify", is_flag=True, help="Compare every history with its checksum first."),
     json_option)
 
 def _check_show(history, episodes, serializer, writes):
@@ -381,10 +383,16 @@ def _check_show(history, episodes, serializer, writes):
     if writes and serializer is None: raise UserError("-z needs --serializer: a setting of which?")
 
 # %% ../../nbs/cli/04_main.ipynb #ec8c059d
+def _verify(store, as_json):
+    "Compare all checksums; what was compared."
+    store.verify()
+    n = len(store)
+    click.echo(f"verified: {n:,} {'history' if n == 1 else 'histories'}", err=as_json)
+
 @main.command("show")
 @click.argument("store", metavar="DIR", type=click.Path())
 @_show_options
-def _show(store, history, episodes, serializer, writes, plot, as_json):
+def _show(store, history, episodes, serializer, writes, plot, verify, as_json):
     """Describe the store in DIR, or print one of its histories.
 
     \b
@@ -397,6 +405,7 @@ def _show(store, history, episodes, serializer, writes, plot, as_json):
     store = Store.open(store)
     if history is not None and not -len(store) <= history < len(store):
         raise UserError(f"--history {history}: the store {store.path} has {len(store)} histories, counted from 0")
+    if verify: _verify(store, as_json)
     if plot: plot_store(store, history, plot)
     if history is None: show_store(store, as_json)
     elif serializer is None: show_history(store, history, episodes, as_json)
@@ -428,18 +437,18 @@ def _parse(file, serializer, writes, task, params, episodes, as_json):
 # %% ../../nbs/cli/04_main.ipynb #4a5167ac
 def _task_of(made_from, where):
     "The task that a store or a model says it was made from."
-    from ad_distill.tasks.core import make_task
-    try: name, params = made_from["task"]["name"], made_from["task"]["params"]
-    except (KeyError, TypeError): raise UserError(f"{where} does not say which task it was made from") from None
-    if name == "minari":
-        raise UserError(f"{where} holds a Minari dataset that names no environment; say which it is when you import "
-                        f"it: ad_distill import minari {params.get('dataset', 'ID')} -s env ID --out DIR")
-    return make_task(name, **params)
+    from ad_distill.tasks.core import named_task
+    try: is_nameless = made_from["task"]["name"] == "minari"
+    except (KeyError, TypeError): is_nameless = False
+    if not is_nameless: return named_task(made_from, where)
+    raise UserError(f"{where} holds a Minari dataset that names no environment; say which it is when you import it: "
+                    "ad_distill import minari ID -s env ID --out DIR")
 
 def _complete_store(path):
     "The store in `path`; `UserError` for one without a complete history."
     from ad_distill.data.store import Store
     store = Store.open(path)
+    store.verify()
     if len(store): return store
     raise UserError(f"the store {store.path} holds no complete history; `ad_distill generate` goes on with it")
 
@@ -637,7 +646,7 @@ def _run(experiment, params, out, only_list, as_json):
     stream = sys.stderr if as_json else sys.stdout
     with interruptible("running the same command again reuses the histories and models that are complete; "
                        f"executed so far: {out}"):
-        execute(path, out, parameters, stream, imported())
+        execute(path, out, parameters, stream, imported(), trusted())
     made = [str(p) for p in made_since(out, start)]
     summary = {"experiment": path.stem, "parameters": parameters, "seconds": round(time.time() - start, 3),
                "out": made[0], "files": made}

@@ -9,7 +9,7 @@ __all__ = ['PICTURES', 'experiments', 'find_experiment', 'parameters_of', 'exper
            'execute', 'made_since', 'list_experiments']
 
 # %% ../../nbs/cli/02_notebooks.ipynb #79712a74
-import json, logging, os, re, sys, tempfile
+import ast, io, json, logging, os, re, sys, tempfile, tokenize, warnings
 from ast import literal_eval
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -42,18 +42,43 @@ def find_experiment(
     raise UserError(f"{name}: there is no such notebook; experiments that come with ad_distill are {', '.join(known)}")
 
 # %% ../../nbs/cli/02_notebooks.ipynb #9fe455f0
-def _braced(path):
-    "A path as papermill takes it, which formats braces."
-    return re.sub(r"([{}])", r"\1\1", str(path))
+def _parameters_cell(path):
+    "The source of the cell that is tagged `parameters`; empty if there is none."
+    import nbformat
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # cells without ids, as older notebooks have them
+            cells = nbformat.read(path, as_version=4).cells
+    except Exception as e:
+        raise UserError(f"{path} cannot be read as a notebook: {' '.join(str(e).split())[:200]}") from e
+    return next((c.source for c in cells if "parameters" in c.metadata.get("tags", [])), "")
 
+def _assigned(statement):
+    "(name, node of its value) of an assignment; nothing for other statements."
+    if isinstance(statement, ast.AnnAssign): targets = [statement.target]
+    else: targets = getattr(statement, "targets", [])
+    value = getattr(statement, "value", None)
+    for target in targets:
+        if isinstance(target, ast.Name) and value is not None: yield target.id, value
+        if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
+            yield from ((t.id, v) for t, v in zip(target.elts, value.elts) if isinstance(t, ast.Name))
+
+def _comments(source):
+    "Number of a line -> the comment behind it."
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    return {t.start[0]: t.string.lstrip("# ") for t in tokens if t.type == tokenize.COMMENT}
+
+# %% ../../nbs/cli/02_notebooks.ipynb #ae2fdcd7
 def parameters_of(
     path: Path,  # of a notebook
 ) -> dict[str, tuple[str, str]]:  # name -> (default, as written, and the comment behind it)
-    "Parameters of a notebook."
-    from papermill import inspect_notebook
-    try: return {k: (p["default"], p["help"]) for k, p in inspect_notebook(_braced(path)).items()}
-    except Exception as e:
-        raise UserError(f"{path} cannot be read as a notebook: {' '.join(str(e).split())[:200]}") from e
+    "What the cell that is tagged `parameters` assigns; empty if there is none."
+    source = _parameters_cell(path)
+    try: statements, comments = ast.parse(source).body, _comments(source)
+    except (SyntaxError, tokenize.TokenError) as e:
+        raise UserError(f"{path}: its cell of parameters is no Python: {e}") from None
+    return {name: (ast.get_source_segment(source, value), comments.get(statement.end_lineno, ""))
+            for statement in statements for name, value in _assigned(statement)}
 
 def experiment_values(
     name: str,  # of the experiment, for messages
@@ -62,6 +87,9 @@ def experiment_values(
 ) -> dict[str, Any]:
     "Values for the parameters of an experiment, in the types of their defaults."
     found = {}
+    if pairs and not known:
+        raise UserError(f"{name} has no parameters: give the cell that sets them the tag `parameters` (in Jupyter: "
+                        "the gears at the top right, Cell Tags), one assignment a line")
     for key, text in pairs:
         if key not in known: raise UserError(nearest(key, known, f"parameter of {name}"))
         try: default = literal_eval(known[key][0])
@@ -86,18 +114,25 @@ def output_path(
     return out
 
 # %% ../../nbs/cli/02_notebooks.ipynb #184a3071
-def _command(modules):
+def _braced(path):
+    "A path as papermill takes it, which formats braces."
+    return re.sub(r"([{}])", r"\1\1", str(path))
+
+def _command(modules, trusted):
     "What starts a kernel of this very Python."
-    first = [f"--IPKernelApp.exec_lines=import {m}" for m in modules]
+    lines = [f"import {m}" for m in modules]
+    if trusted: lines.append("from ad_distill.registry import trust")
+    lines += [f"trust({m!r})" for m in trusted]
+    first = [f"--IPKernelApp.exec_lines={line}" for line in lines]
     return [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", *first]
 
-def _kernel(folder, modules=()):
+def _kernel(folder, modules=(), trusted=()):
     "A class of kernel managers for it; `stopped` tells that we ended a kernel in the middle of its work."
     from jupyter_client.kernelspec import KernelSpec
     from jupyter_client.manager import AsyncKernelManager
     class ThisPython(AsyncKernelManager):
         stopped = False
-        kernel_spec = KernelSpec(argv=_command(modules), display_name="Python 3", language="python",
+        kernel_spec = KernelSpec(argv=_command(modules, trusted), display_name="Python 3", language="python",
                                  env={"PYDEVD_DISABLE_FILE_VALIDATION": "1"})
         def __init__(self, **kwargs):
             super().__init__(**kwargs)
@@ -145,12 +180,13 @@ def execute(
     parameters: dict[str, Any],  # their values
     stream: TextIO,  # takes what the cells print
     modules: Sequence[str] = (),  # to be imported before the first cell
+    trusted: Sequence[str] = (),  # modules that stores and models may name
 ) -> None:
     "Execute a notebook; what its cells print goes to `stream` and stderr at once."
     from papermill import PapermillExecutionError, execute_notebook
     logging.getLogger("papermill").setLevel(logging.CRITICAL)
     with tempfile.TemporaryDirectory(prefix="ad") as folder, environment(AD_DISTILL_OUT=str(out)):
-        kernel = _kernel(folder, modules)
+        kernel = _kernel(folder, modules, trusted)
         try:
             execute_notebook(_braced(path), _braced(out), parameters, progress_bar=False, stdout_file=stream,
                              stderr_file=sys.stderr, kernel_name="python3", language="python",

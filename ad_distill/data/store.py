@@ -363,9 +363,11 @@ class StoreWriter:
             raise
         return self
 
-    def __exit__(self, *exc):
+    def __exit__(self, kind, *_):
         try:
-            if self._files: self._finish()
+            if not self._files: return
+            self._finish()
+            if kind and issubclass(kind, Exception): self._take_back()  # after an interruption one may go on
         finally: self._close()
 
     def __len__(self) -> int: return self._n
@@ -490,10 +492,10 @@ def _part(self: StoreWriter, i): return self._parts_dir / f"{i:08}.part"
 def _start(self: StoreWriter):
     "Make the store, or find out how far the one that is there got."
     for name in _OURS: refuse_link(self.path / name)
-    fresh = not (self.path / "store.json").exists()
-    if fresh: self._make_folder()
+    self._is_new = not (self.path / "store.json").exists()
+    if self._is_new: self._make_folder()
     self._lock()
-    if fresh: self._make()
+    if self._is_new: self._make()
     else: self._compare()
     self._resume()
     self._find_parts()
@@ -533,6 +535,14 @@ def _finish(self: StoreWriter):
     with _room(self.path, "closing"):
         self._sync()
         _sync_path(self.path)
+
+@patch
+def _take_back(self: StoreWriter):
+    "Remove a new store that got no history: what was asked for failed, and shall not be in the way of a better try."
+    if not self._is_new or self._n or self._parts: return
+    for name in _OURS:
+        if (self.path / name).is_file(): (self.path / name).unlink()
+    if not any(self.path.iterdir()): self.path.rmdir()
 
 @patch
 def _close(self: StoreWriter):
@@ -589,11 +599,23 @@ def _facts_of(spaces, info):
     return {**_flat(info), "state": str(spaces.state), "action": str(spaces.action)}
 
 @patch
+def _holds_nothing(self: StoreWriter, spaces):
+    "Whether the store that is there is of a writer that was stopped before its first history."
+    if os.fstat(self._index).st_size or any(self.path.glob("parts/*")) or any(self.path.glob("cut-*")): return False
+    return os.fstat(self._data).st_size == history_schema(spaces).serialize().size
+
+@patch
+def _begin_anew(self: StoreWriter):
+    (self.path / "store.json").unlink()  # first, so that a kill leaves no store at all
+    self._make()
+
+@patch
 def _compare(self: StoreWriter):
     "Refuse to go on with a store of other histories."
     spaces, info = _read_header(self.path)
     differ = _differences(_facts_of(spaces, info), _facts_of(self.spaces, self.info))
     if spaces != self.spaces and not differ: differ = ["spaces differ"]
+    if differ and self._holds_nothing(spaces): return self._begin_anew()
     if differ:
         raise UserError(f"{self.path} holds other histories: {'; '.join(differ)}; ask for those, or choose another "
                         "directory")

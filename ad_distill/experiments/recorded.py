@@ -24,7 +24,7 @@ from ..data.store import Store, StoreWriter
 from ..registry import UserError
 from ..sources.core import generate
 from ..sources.sb3 import PPO
-from ..tasks.core import make_task, task_id
+from ..tasks.core import named_task, task_id
 from ..tasks.gym import GymTask
 from ..trajectory import History, Spaces, column_dtype
 
@@ -60,7 +60,7 @@ def _wiring(task, instance):
     wiring = [told[k] for k in WIRINGS if k in told] or [range(task.spaces.action.n)]
     return np.array(wiring[0]), {k: v for k, v in told.items() if k not in WIRINGS}
 
-def _task(described): return make_task(described["name"], **described["params"])
+def _task(described): return named_task({"task": described}, "the store")
 
 # %% ../../nbs/experiments/05_recorded.ipynb #35b3cbb5
 def rewired(

@@ -40,7 +40,7 @@ from ..rlhf.stories.recorded import story_histories
 from ..rlhf.rollouts import text_store
 from ..sources.core import generate, make_source
 from ..sources.workers import one_thread
-from ..tasks.core import Task, make_task
+from ..tasks.core import Task, make_task, named_task
 from ..train import distill
 from ..trajectory import Spaces, versions
 
@@ -407,7 +407,7 @@ def ablation_cells(
     only: Sequence[str] | None = None,  # which ablations, such as "rewards"; default: all
 ) -> list[Cell]:
     "Cells that differ in one thing from that of the best serializer, or of the best one that has the setting."
-    spaces = make_task(cell.task, **cell.params).view("language").spaces
+    spaces = named_task({"task": {"name": cell.task, "params": cell.params}}, "a cell").view("language").spaces
     found = {}  # ablation -> cells, all of one serializer
     for name in ranking:
         for what, same in _ablations_of(replace(cell, serializer=name), spaces).items():

@@ -169,7 +169,7 @@ def open_tokenizer(
 ) -> PreTrainedTokenizerBase:
     "A tokenizer that was saved, or a pretrained one, as it is; `UserError` if there is none."
     check_folder(path, "tokenizer")
-    try: return AutoTokenizer.from_pretrained(str(path))
+    try: return AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
     except Exception as e:  # OSError, ValueError, KeyError, ...: whatever is wrong with the files
         why = (str(e).strip() or repr(e)).splitlines()[0].rstrip(".")
         raise UserError(f"there is no tokenizer at {str(path)!r}: {why}; give a directory made by save_pretrained, "

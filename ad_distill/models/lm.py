@@ -77,7 +77,7 @@ def pretrained_lm(
 ) -> PreTrainedModel:
     "Any pretrained causal language model. Raises `UserError` when there is none under that path or name."
     check_folder(base, "causal language model")
-    try: lm = AutoModelForCausalLM.from_pretrained(base)
+    try: lm = AutoModelForCausalLM.from_pretrained(base, trust_remote_code=False)
     except (OSError, ValueError) as e:
         raise UserError(f"no causal language model in {base}: {str(e).splitlines()[0]}") from e
     return _with_lora(lm, lora) if lora else lm
@@ -178,6 +178,6 @@ def load(cls: LMModel,
 ) -> LMModel:
     "Read a model back. Raises `UserError` when the folder holds none of ours."
     about = _read_about(path)
-    lm = AutoModelForCausalLM.from_pretrained(path)
+    lm = AutoModelForCausalLM.from_pretrained(path, trust_remote_code=False)
     serializer, settings = serializer_from_json(about["serializer"]), LMSettings(**about["settings"])
     return cls(lm, serializer, load_tokenizer(path), settings).to(device).eval()

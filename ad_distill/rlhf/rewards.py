@@ -114,7 +114,7 @@ def make_reward(
 def _classifier(path):
     "Probability that a text classifier of Hugging Face gives its positive label, or else its first one."
     from transformers import pipeline
-    try: pipe = pipeline("text-classification", model=path, top_k=None)
+    try: pipe = pipeline("text-classification", model=path, top_k=None, trust_remote_code=False)
     except Exception as e:
         raise UserError(f"there is no text classifier at {path!r}: {first_line(e)}; "
                         "give a directory or a name on the hub") from e

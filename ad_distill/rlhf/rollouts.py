@@ -23,7 +23,7 @@ from gymnasium.spaces import Discrete, MultiDiscrete, Text
 
 from ..data.store import Store, StoreWriter, write_aside
 from ..registry import TASKS, UserError
-from ..tasks.core import make_task
+from ..tasks.core import named_task
 from ..trajectory import History, Spaces, Trajectory
 
 # %% ../../nbs/rlhf/02_rollouts.ipynb #3f4ad4b8
@@ -249,7 +249,7 @@ def store_tokenizer(
     from transformers import AutoTokenizer
     folder = Path(store.path) / "tokenizer"
     if not folder.is_dir(): return _task_tokenizer(store, folder)
-    try: return AutoTokenizer.from_pretrained(str(folder))
+    try: return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
     except Exception as e:
         raise UserError(f"the tokenizer in {folder} cannot be read: {str(e).splitlines()[0]}; "
                         "put the one that the store's tokens are of there") from e
@@ -260,7 +260,7 @@ def _task_tokenizer(store, folder):
     if not hasattr(TASKS.get(task.get("name")), "tokenizer"):
         raise UserError(f"{store.path} has no tokenizer: put the one that its tokens are of into {folder} "
                         "(tokenizer.save_pretrained), or import the log again with --tokenizer")
-    tokenizer = make_task(task["name"], **task.get("params", {})).tokenizer()
+    tokenizer = named_task({"task": {"params": {}, **task}}, f"the store {store.path}").tokenizer()
     if os.access(store.path, os.W_OK): save_tokenizer(tokenizer, store.path)
     return tokenizer
 

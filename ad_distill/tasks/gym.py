@@ -204,6 +204,10 @@ class GymTask(Task):
 
     def __reduce__(self): return type(self), tuple(getattr(self, f.name) for f in fields(self))  # nothing cached
 
+    @staticmethod
+    def modules(params: dict[str, Any]) -> list[str]:
+        return [m for m in [str(params.get("id", "")).rpartition(":")[0]] if m]
+
     @cached_property
     def first(self) -> Numbers:  # an environment without variations, to be asked about
         self._try_out()
