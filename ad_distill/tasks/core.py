@@ -6,8 +6,8 @@ Docs: https://ad-distill.github.io/ad_distill/tasks.html.md"""
 
 # %% auto #0
 __all__ = ['Split', 'SPLITS', 'FORMATS', 'Task', 'register_task', 'make_task', 'named_task', 'task_id', 'check_same_task',
-           'StreamDraws', 'stream_seeds', 'Agent', 'Played', 'rollout', 'n_states', 'state_index', 'RandomAgent',
-           'same_transitions']
+           'check_same_spaces', 'StreamDraws', 'stream_seeds', 'Agent', 'Played', 'rollout', 'n_states', 'state_index',
+           'RandomAgent', 'same_transitions']
 
 # %% ../../nbs/10_tasks.ipynb #f16b6df2
 import dataclasses
@@ -167,8 +167,10 @@ def dataset(self: Task,
 def check_store(self: Task,
     store: Store,  # histories that are said to be of this task
 ) -> None:
-    "Raise `UserError` when the store's histories are not of this task with these parameters."
-    check_same_task(self, store.info["task"], f"the store {store.path}")
+    "Raise `UserError` when the store's histories are not of this task with these parameters, or of other spaces."
+    where = f"the store {store.path}"
+    check_same_task(self, store.info["task"], where)
+    check_same_spaces(self, store.spaces, where)
 
 # %% ../../nbs/10_tasks.ipynb #cf56054d
 def register_task(
@@ -226,6 +228,26 @@ def check_same_task(
                         "fits the other")
     if differ := _differences(task, made_from["params"]):
         raise UserError(f"{where} was made from {task.name!r} with other parameters: {differ}")
+
+# %% ../../nbs/10_tasks.ipynb #7b463fd4
+def _holds(space):
+    "What values of a space look like, as far as a model depends on it; None for text."
+    if isinstance(space, gym.spaces.Box): return "Box", space.shape, space.dtype
+    if isinstance(space, gym.spaces.Text): return None
+    size = space.nvec.tolist() if isinstance(space, gym.spaces.MultiDiscrete) else int(space.n)
+    return type(space).__name__, size, np.asarray(space.start).tolist()
+
+def check_same_spaces(
+    task: Task,  # the task asked for
+    spaces: Spaces,  # found in a store or a model
+    where: str,  # how to call that store or model in the message
+) -> None:
+    "Raise `UserError` when states or actions are not as the task has them."
+    for what in ("state", "action"):
+        theirs, ours = (getattr(x, what) for x in (spaces, task.spaces))
+        if None in (_holds(theirs), _holds(ours)) or _holds(theirs) == _holds(ours): continue
+        raise UserError(f"{where} does not fit task {task.name!r}: it has the {what}s {theirs}, and the task has "
+                        f"{ours}; import or generate the histories again, with this version")
 
 # %% ../../nbs/10_tasks.ipynb #581e610d
 class StreamDraws:
