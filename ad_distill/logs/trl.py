@@ -267,9 +267,9 @@ def _found_columns(files, problems):
     names, weights = _float_columns(files[0]), np.ones(1)
     if len(names) > 1: weights = _found_weights(files, names)
     if weights is None:
-        raise UserError(f"{files[0].parent}: which columns are rewards? There are {', '.join(names)}, and no sum of the "
-                        f"first of them gives the advantages: say it, such as -s columns {','.join(names[:2])} (and -s "
-                        "weights, where the trainer had reward_weights)")
+        raise UserError(f"{files[0].parent}: which columns are rewards? There are {', '.join(names)}, and no sum of "
+                        f"the first of them gives the advantages: say it, such as -s columns {','.join(names[:2])} "
+                        "(and -s weights, where the trainer had reward_weights)")
     found = dict(zip(names, weights.tolist()))
     others = [f.name for f in _parquet(files[0]).schema_arrow if _is_reward(f) and f.name not in found]
     if others:
