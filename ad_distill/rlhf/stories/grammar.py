@@ -282,6 +282,28 @@ def __call__(self: StoryRewards,
         value = value + _shared(shares, valences, words)
     return np.where(is_story(completions), np.round(value, 2), 0)
 
+# %% ../../../nbs/rlhf/05_grammar.ipynb #c36a689a
+@patch
+def table(self: StoryRewards,
+    completions: np.ndarray,  # (n, l) ids, ended by <eos>, filled with <pad>
+) -> np.ndarray:  # (functions, n) float64, as by a call
+    "What every function pays for every completion."
+    paid = np.stack([worth[completions].sum(1) for worth in self.parts.worth])  # (functions, n)
+    valences, words = _VALENCE[completions].sum(1), _IS_WORD[completions].sum(1)  # (n, l) -> (n,)
+    for i in np.flatnonzero(self.parts.shares.any(1)):
+        paid[i] += _shared(self.parts.shares[i:i + 1], valences, words)
+    return np.where(is_story(completions), np.round(paid, 2), 0)
+
+@patch
+def alike(self: StoryRewards,
+    n: int = 4000,  # base stories
+    most: float = .99,  # correlation below which functions are different ones
+) -> np.ndarray:  # (functions, functions) bool
+    "Which functions are one in effect: what they pay for base stories correlates by at least `most`."
+    rng = np.random.default_rng(0)
+    paid = self.table(story_completions(story_prompts(n, rng), rng))  # (functions, n)
+    return np.corrcoef(paid) >= most
+
 # %% ../../../nbs/rlhf/05_grammar.ipynb #f611674b
 def _bounds(parts, i):
     "Mean over base stories, and the highest reward, of function `i`."
