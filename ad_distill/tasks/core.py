@@ -109,6 +109,7 @@ def instances(self: Task,
     ids = np.flatnonzero(train if split == "train" else ~train)
     return np.random.default_rng([self.split_seed, len(ids), 1]).permutation(ids)
 
+# %% ../../nbs/10_tasks.ipynb #2b8c2ad9
 @patch
 def held_out_parts(self: Task) -> tuple[np.ndarray, np.ndarray]:  # numbers for validation, and for the test
     "The two halves of the held-out instances, in their order; a family whose instances can be alike says so here."

@@ -6,7 +6,7 @@ Docs: https://ad-distill.github.io/ad_distill/rlhf/grammar.html.md"""
 
 # %% auto #0
 __all__ = ['SLOTS', 'PRESENT', 'AND', 'PAD', 'EOS', 'UNK', 'PROMPT_LENGTH', 'MAX_TOKENS', 'VOCABULARY', 'WORD_ID', 'VALENCE',
-           'KINDS', 'SENTENCE_KINDS', 'SHORT', 'LONG', 'slot_words', 'word_ids', 'compound', 'story_prompts',
+           'KINDS', 'SENTENCE_KINDS', 'SHORT', 'LONG', 'slot_words', 'word_ids', 'compound', 'story_prompts', 'compose',
            'story_completions', 'story_text', 'prompt_ids', 'completion_ids', 'is_story', 'Parts', 'StoryRewards']
 
 # %% ../../../nbs/rlhf/05_grammar.ipynb #c81bfa63
@@ -97,19 +97,25 @@ def story_prompts(
     return np.stack([name, went, to, the, place, stop], 1)  # (n, 6)
 
 # %% ../../../nbs/rlhf/05_grammar.ipynb #54dc16d6
+def compose(
+    prompts: np.ndarray,  # (n, 6), which say whether "He" or "She" begins
+    words: dict[str, np.ndarray],  # slot -> (n,) id of its word, or <pad> where it has none
+) -> np.ndarray:  # (n, MAX_TOKENS) int64, filled with <pad>
+    "The completions that have these words in their slots."
+    n = len(prompts)
+    def fixed(word): return np.full(n, WORD_ID[word])  # (n,)
+    conjunction = np.where(_NEEDS_AND[words["ending"]], WORD_ID["and"], PAD)
+    sentence = np.stack([
+        _pronouns(prompts), words["adverb"], words["verb"], fixed("a"), words["adjective"], words["noun"],
+        conjunction, words["ending"], fixed("."), fixed("<eos>")], 1)  # (n, MAX_TOKENS)
+    return _without_gaps(sentence)
+
 def story_completions(
     prompts: np.ndarray,  # (n, 6)
     rng: np.random.Generator,  # chooses
 ) -> np.ndarray:  # (n, MAX_TOKENS) int64, filled with <pad>
     "Random completions of the grammar: what the base story model is trained on."
-    n = len(prompts)
-    def fixed(word): return np.full(n, WORD_ID[word])  # (n,)
-    slot = {s: _slot_draws(s, n, rng) for s in SLOTS}
-    conjunction = np.where(_NEEDS_AND[slot["ending"]], WORD_ID["and"], PAD)
-    words = np.stack([
-        _pronouns(prompts), slot["adverb"], slot["verb"], fixed("a"), slot["adjective"], slot["noun"],
-        conjunction, slot["ending"], fixed("."), fixed("<eos>")], 1)  # (n, MAX_TOKENS)
-    return _without_gaps(words)
+    return compose(prompts, {s: _slot_draws(s, len(prompts), rng) for s in SLOTS})
 
 def _pronouns(prompts):  # (n, 6) -> (n,)
     is_he = np.isin(prompts[:, 0], word_ids(PEOPLE["He"]))
@@ -282,7 +288,7 @@ def __call__(self: StoryRewards,
         value = value + _shared(shares, valences, words)
     return np.where(is_story(completions), np.round(value, 2), 0)
 
-# %% ../../../nbs/rlhf/05_grammar.ipynb #c36a689a
+# %% ../../../nbs/rlhf/05_grammar.ipynb #b1852f42
 @patch
 def table(self: StoryRewards,
     completions: np.ndarray,  # (n, l) ids, ended by <eos>, filled with <pad>

@@ -10,7 +10,7 @@ __all__ = ['PLAYED', 'StoryTokenEnv', 'split_by_kind', 'StoryTask', 'StoryText',
 # %% ../../../nbs/rlhf/06_story_task.ipynb #2f14cfd6
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import gymnasium as gym
@@ -139,14 +139,19 @@ class StoryTask(Task):
         if self.split_seed == 0: held_out = _with_first(held_out, self.rewards.kinds)
         return ~held_out
 
-    def held_out_parts(self) -> tuple[np.ndarray, np.ndarray]: return self._parts
-    @cached_property
-    def _parts(self) -> tuple[np.ndarray, np.ndarray]:
-        train, held_out, alike = self.instances("train"), self.instances("held_out"), self.rewards.alike()
-        n = min(PLAYED, (len(held_out) + 1) // 2)
-        played, others = held_out[:n], held_out[n:]
-        def unlike(ids, seen): return ids[~alike[np.ix_(ids, seen)].any(1)]
-        return unlike(played, train), unlike(unlike(others, train), played)
+# %% ../../../nbs/rlhf/06_story_task.ipynb #9e7891ec
+@patch
+def held_out_parts(self: StoryTask) -> tuple[np.ndarray, np.ndarray]:  # numbers for validation, and for the test
+    "The held-out functions that are like none of training: those that were played before, and others."
+    return _held_out_parts(self)
+
+@cache
+def _held_out_parts(task):
+    train, held_out, alike = task.instances("train"), task.instances("held_out"), task.rewards.alike()
+    n = min(PLAYED, (len(held_out) + 1) // 2)
+    played, others = held_out[:n], held_out[n:]
+    def unlike(ids, seen): return ids[~alike[np.ix_(ids, seen)].any(1)]
+    return unlike(played, train), unlike(unlike(others, train), played)
 
 # %% ../../../nbs/rlhf/06_story_task.ipynb #b1856b76
 @patch
