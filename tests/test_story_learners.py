@@ -67,3 +67,21 @@ def test_other_tasks_and_settings_are_refused():
         make_source("hill_climber").check(make_task("bandit"))
     with pytest.raises(UserError, match="noise must be positive"):
         make_source("thompson_words", noise=0.0)
+
+
+@pytest.mark.parametrize(
+    "name, bad",
+    [
+        ("explore_then_copy", {"explore": 0}),
+        ("epsilon_copy", {"start": 1.5}),
+        ("epsilon_copy", {"over": -1}),
+        ("hill_climber", {"explore": 0}),
+        ("recombination", {"top": 0}),
+        ("recombination", {"mutate": float("nan")}),
+        ("noise_words", {"power": -1.0}),
+        ("thompson_functions", {"noise": -1.0}),
+    ],
+)
+def test_impossible_settings(name, bad):
+    with pytest.raises(UserError, match=next(iter(bad))):
+        make_source(name, **bad)

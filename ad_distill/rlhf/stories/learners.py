@@ -81,6 +81,15 @@ class StoryLearner(Source):
     ) -> None:
         "Whatever has to be made before the first rollout."
 
+def _at_least(source, low, *names):
+    for name in names:
+        value = getattr(source, name)
+        if not value >= low: raise UserError(f"{source.name}: {name} must be at least {low}, not {value}")
+
+def _probability(source, name):
+    value = getattr(source, name)
+    if not 0 <= value <= 1: raise UserError(f"{source.name}: {name} is a probability, from 0 to 1, not {value}")
+
 @patch
 def run(self: StoryLearner,
     task: StoryTask,  # to be learnt
@@ -145,8 +154,9 @@ class ExploreThenCopy(StoryLearner):
     "Random stories, then the best of them again and again."
     explore: int = 36  # random stories
 
+    def __post_init__(self): _at_least(self, 1, "explore")
     def propose(self, memory: Memory) -> np.ndarray:
-        return memory.base[:, memory.t] if memory.t < max(self.explore, 1) else memory.best()
+        return memory.base[:, memory.t] if memory.t < self.explore else memory.best()
 
 @register_source("epsilon_copy")
 @dataclass(frozen=True)
@@ -154,6 +164,10 @@ class EpsilonCopy(StoryLearner):
     "A random story with a probability that falls along a line, otherwise the best so far."
     start: float = 1.  # that probability at first
     over: int = 30  # rollouts until it is 0; 0: it stays
+
+    def __post_init__(self):
+        _probability(self, "start")
+        _at_least(self, 0, "over")
 
     def propose(self, memory: Memory) -> np.ndarray:
         new = memory.base[:, memory.t]  # (b, 5)
@@ -168,9 +182,10 @@ class HillClimber(StoryLearner):
     "The best story so far with one other word: (1+1) evolution."
     explore: int = 8  # random stories to begin with
 
+    def __post_init__(self): _at_least(self, 1, "explore")
     def propose(self, memory: Memory) -> np.ndarray:
         new = memory.base[:, memory.t]  # (b, 5)
-        if memory.t < max(self.explore, 1): return new
+        if memory.t < self.explore: return new
         u = memory.u[:, memory.t]  # (b, 10)
         slot, words = (u[:, :1] * 5).astype(int), 1 + (u[:, 5:] * SIZES).astype(int)  # (b, 1), (b, 5)
         return np.where(np.arange(5) == slot, words, memory.best())
@@ -183,9 +198,13 @@ class Recombination(StoryLearner):
     explore: int = 24  # random stories to begin with
     mutate: float = 0.  # probability that a slot is drawn anew
 
+    def __post_init__(self):
+        _at_least(self, 1, "top", "explore")
+        _probability(self, "mutate")
+
     def propose(self, memory: Memory) -> np.ndarray:
         new, t = memory.base[:, memory.t], memory.t  # (b, 5)
-        if t < max(self.explore, 1): return new
+        if t < self.explore: return new
         best = np.argsort(-memory.told, axis=1, kind="stable")[:, :self.top]  # (b, k)
         u = memory.u[:, t]  # (b, 10)
         pick = (u[:, :5] * best.shape[1]).astype(int)  # (b, 5)
@@ -286,6 +305,7 @@ class NoiseWords(StoryLearner):
     "Each word of the best story is a random one with a probability that falls from 1 to 0."
     power: float = 1.  # 1: falls along a line; a greater one: faster at first
 
+    def __post_init__(self): _at_least(self, 0, "power")
     def begin(self, task: StoryTask, memory: Memory) -> None:
         memory.stories = best_choices(task.rewards, memory.instances)  # (b, 5)
 
