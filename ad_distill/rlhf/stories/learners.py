@@ -81,6 +81,7 @@ class StoryLearner(Source):
     ) -> None:
         "Whatever has to be made before the first rollout."
 
+# %% ../../../nbs/rlhf/11_story_learners.ipynb #44088b0f
 def _at_least(source, low, *names):
     for name in names:
         value = getattr(source, name)
@@ -90,6 +91,7 @@ def _probability(source, name):
     value = getattr(source, name)
     if not 0 <= value <= 1: raise UserError(f"{source.name}: {name} is a probability, from 0 to 1, not {value}")
 
+# %% ../../../nbs/rlhf/11_story_learners.ipynb #5baf4855
 @patch
 def run(self: StoryLearner,
     task: StoryTask,  # to be learnt
