@@ -107,8 +107,8 @@ def told(self: Watched,
 
 def _inverted(reward):
     if ((reward >= 0) & (reward <= 1)).all(): return 1 - reward
-    raise UserError(f"feedback 'inverted' is 1 - reward, for rewards from 0 to 1, not {reward.min()} to {reward.max()}; "
-                    "take 'shuffled'")
+    raise UserError(f"feedback 'inverted' is 1 - reward, for rewards from 0 to 1, not {reward.min()} to "
+                    f"{reward.max()}; take 'shuffled'")
 
 def _check_steps(feedback, done):
     if feedback != "inverted" or done.all(): return
