@@ -491,7 +491,7 @@ MISTAKES = [
     ("generate dark_room --episodes many --out x", "--episodes"),
     ("generate dark_room --workers 0 --out x", "--workers"),
     ("generate dark_room --seed -1 --out x", "--seed"),
-    ("generate dark_room --split test --out x", ["test", "held_out"]),
+    ("generate dark_room --split tests --out x", ["tests", "held_out"]),
     ("generate dark_room --epsiodes 3 --out x", ["--epsiodes", "--episodes"]),
     ("generate dark_room", "--out"),
     ("generate", "TASK"),
