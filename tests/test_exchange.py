@@ -6,6 +6,7 @@ import os
 import sys
 import warnings
 from contextlib import redirect_stderr
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -508,6 +509,10 @@ def test_tables_are_shown_and_empty_episodes_exported(tmp_path):
 
     with h5py.File(tmp_path / "minari" / "cart" / "empty-v0" / "data" / "main_data.hdf5", "a") as f:
         f["episode_1"].attrs["total_steps"] = 0
+    with pytest.raises(UserError, match="25 steps, and 20 came"):
+        from_minari("cart/empty-v0", tmp_path / "store")
+    about = tmp_path / "minari" / "cart" / "empty-v0" / "data" / "metadata.json"
+    about.write_text(json.dumps({**json.loads(about.read_text()), "total_steps": 20}))
     store = from_minari("cart/empty-v0", tmp_path / "store")
     assert store[0].lengths.tolist() == [5, 0, 5, 5, 5] and to_minari(store, "cart/back-v0").total_episodes == 4
 
@@ -544,6 +549,15 @@ def test_part_of_a_store_is_refused(tmp_path):
     assert sorted(p.name for p in (tmp_path / "minari").iterdir()) == ["whole-v0"] and not [
         p for p in tmp_path.iterdir() if "unfinished" in p.name
     ]
+
+
+def test_damaged_datasets_are_read_rightly_or_refused(tmp_path):
+    "A small part of the campaign that is run by hand."
+    program = Path(__file__).parent / "campaigns/minari_datasets.py"
+    res = run(sys.executable, program, "--seed", "1", "--count", "100", cwd=tmp_path, check=False)
+    assert res.returncode == 0, res.stdout + res.stderr
+    right = int(res.stdout.split("right ")[1].split(",")[0])
+    assert right > 10, res.stdout
 
 
 # ---- datasets
