@@ -413,6 +413,9 @@ def test_a_dataset_is_held_as_its_task_holds_it(kind, data_format, tmp_path):
 
 def test_a_store_of_other_spaces_is_not_trained_on(tmp_path, monkeypatch):
     "What was imported before spaces were compared: its actions count from 1, those of the task from 0."
+    from ad_distill import evaluate
+    from ad_distill.models.rl import RLConfig, RLModel
+
     monkeypatch.chdir(tmp_path)
     task = {"name": "gym:Walk-from_one-v0", "params": {}}
     made_store(tmp_path / "old", *KINDS["from_one"], known=False, task=task)
@@ -421,6 +424,9 @@ def test_a_store_of_other_spaces_is_not_trained_on(tmp_path, monkeypatch):
     make_task(task["name"]).check_store(Store.open("right"))
     code, said, err = command("train", "old", "--model", "rl", "--out", "m")
     assert code == 2 and "has the states Discrete(4, start=1)" in err and err.count("\n") == 1, err
+    model = RLModel(RLConfig(Store.open("old").spaces, width=16, layers=1, heads=1))
+    with pytest.raises(UserError, match="the model does not fit"):
+        evaluate(model, make_task(task["name"]), 2)
 
 
 def short(path, part="observations", n=-1):

@@ -92,7 +92,7 @@ def edit_json(rng, text):
     x = inner[last]
     if isinstance(x, str) and x.startswith("{") and rng.random() < 0.8:
         inner[last] = edit_json(rng, x)[0]
-    elif rng.random() < 0.3:
+    elif rng.random() < 0.3 and last != "ad_distill":  # without it, it is the dataset of somebody else
         del inner[last]
     else:
         inner[last] = rng.choice(VALUES)
