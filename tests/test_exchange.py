@@ -632,6 +632,36 @@ def test_a_table_that_is_not_whole_is_refused(tmp_path):
         save_dataset(Store.open(tmp_path / "empty"), tmp_path / "t2")
 
 
+def test_a_damaged_table_is_refused_in_one_line(tmp_path):
+    from ad_distill.data.hub import from_dataset, save_dataset
+
+    table = save_dataset(made_store(tmp_path / "store", **CASES["grid"]), tmp_path / "table")
+
+    def with_column(name, change):
+        return table.remove_columns(name).add_column(name, [change(x) for x in table[name]])
+
+    def about(change):
+        return with_column("about", lambda text: json.dumps(change(json.loads(text))) if text else "")
+
+    damaged = {
+        "no json": with_column("about", lambda text: text[:20]),
+        "no store": about(lambda d: {k: v for k, v in d.items() if k != "store"}),
+        "no source": about(lambda d: {k: v for k, v in d.items() if k != "source"}),
+        "other spaces": about(lambda d: {**d, "store": {"spaces": {"state": 7}, "histories": 3, "info": {}}}),
+        "a list": about(lambda d: [d]),
+        "null": with_column("reward", lambda x: None),
+        "text for numbers": with_column("state", lambda x: ["a"] * len(x)),
+        "a number for a list": with_column("action", len),
+        "text for a number": with_column("history", str),
+        "too few actions": with_column("action", lambda x: x[1:]),
+        "too deep": with_column("state", lambda x: [[y] for y in x]),
+    }
+    for what, rows in damaged.items():
+        with pytest.raises(UserError) as e:
+            from_dataset(rows, tmp_path / "back")
+        assert "\n" not in str(e.value) and not (tmp_path / "back").exists(), what
+
+
 # ---- the command line
 
 

@@ -453,7 +453,7 @@ def _episodes(dataset, bar, bad):
             bar.update(len(leaves["rewards"]))
             yield i, leaves, _plain_values(about)
 
-# %% ../../nbs/data/05_minari.ipynb #97536cfd
+# %% ../../nbs/data/05_minari.ipynb #23d4aaa1
 def _check_steps(leaves, about):
     "Whether all parts of an episode have as many steps as they should."
     if "total_steps" not in about: raise UserError("its metadata lack total_steps")
@@ -471,7 +471,7 @@ def _flags(name, x):
     if x.dtype.kind in "biu" and ((x == 0) | (x == 1)).all(): return x.astype(bool)
     raise UserError(f"{name} holds {_short(x, 40)}, expected true and false")
 
-# %% ../../nbs/data/05_minari.ipynb #09432b4b
+# %% ../../nbs/data/05_minari.ipynb #988f5b40
 def _trajectory(leaves, form, logprob=None):
     "The part of an episode that a history holds."
     part = _nested(leaves)
@@ -482,7 +482,7 @@ def _trajectory(leaves, form, logprob=None):
                       truncated=truncated, logprob=np.full(n, np.nan) if logprob is None else logprob,
                       spaces=form.spaces)
 
-# %% ../../nbs/data/05_minari.ipynb #6f20e751
+# %% ../../nbs/data/05_minari.ipynb #01170833
 @dataclass
 class _Form:
     "How a history holds what a dataset holds: in the dataset's own spaces, or as the task of its environment does."
@@ -519,7 +519,7 @@ def _is_plain(theirs, ours):
     if not (isinstance(theirs, Box) and isinstance(ours, Box)): return theirs == ours
     return (theirs.shape, theirs.dtype) == (ours.shape, ours.dtype)
 
-# %% ../../nbs/data/05_minari.ipynb #2a7389d1
+# %% ../../nbs/data/05_minari.ipynb #19f467d8
 def _layout(space):
     "What two spaces must have in common for one to hold the values of the other; bounds of real numbers may differ."
     parts = _parts(space)
@@ -595,7 +595,7 @@ def _env_params(spec):
     if spec.get("kwargs"): params["kwargs"] = json.dumps(spec["kwargs"])
     return params
 
-# %% ../../nbs/data/05_minari.ipynb #b443e786
+# %% ../../nbs/data/05_minari.ipynb #687f47dc
 def _form_of(dataset, theirs, task, env, notes):
     "The form that the task asks for; the dataset's own where nobody knows the environment, or no more than its name."
     kind, _, name = task["name"].partition(":")
@@ -603,13 +603,13 @@ def _form_of(dataset, theirs, task, env, notes):
     try:
         if ":" in name and not env: raise UserError(f"it names {name!r}, of another package")
         return _task_form(theirs, TASKS.make("gym", {**task["params"], "id": name}))
-    except UserError as e:
-        if env: raise UserError(f"dataset {dataset} does not fit env {env}: {e}") from e
-        notes.append(f"dataset {dataset} keeps its own spaces, and no model can be trained on it: {e}; if you know the "
-                     "environment, import it again with -s env ID, or -s env MODULE:ID")
+    except Exception as e:  # an environment may fail in any way
+        if env: raise UserError(f"dataset {dataset} does not fit env {env}: {_said(e)}") from e
+        notes.append(f"dataset {dataset} keeps its own spaces, and no model can be trained on it: {_said(e)}; if you "
+                     "know the environment, import it again with -s env ID, or -s env MODULE:ID")
         return _own_form(theirs)
 
-# %% ../../nbs/data/05_minari.ipynb #ee548d9a
+# %% ../../nbs/data/05_minari.ipynb #b10a7cd4
 @dataclass
 class _Bad:
     "Is told of damaged episodes: raises `UserError`, or notes that they are left out."
@@ -626,7 +626,7 @@ class _Bad:
         if not self.skip: raise UserError(f"{line} (--skip-bad imports the rest)") from fault
         self.notes.append(f"left out: {line}")
 
-# %% ../../nbs/data/05_minari.ipynb #c1118e71
+# %% ../../nbs/data/05_minari.ipynb #45ba8194
 def _read_theirs(opened, metadata, task, form, episodes, out, bad):
     "A store with one history of the episodes of somebody else's dataset, and beside it what that cannot hold."
     dataset = metadata["dataset_id"]
@@ -650,7 +650,7 @@ def _check_total(metadata, parts, dataset, bad):
     bad.tell(f"dataset {bad.dataset} says that it has {said} steps, and {steps} came: part of it is missing, or its "
              "metadata.json is damaged")
 
-# %% ../../nbs/data/05_minari.ipynb #8d0367f6
+# %% ../../nbs/data/05_minari.ipynb #c07a60af
 def _their_episodes(episodes, form, beside, bad):
     "What a history holds of all episodes."
     parts = []
