@@ -6,6 +6,7 @@ import os
 import sys
 import warnings
 from contextlib import redirect_stderr
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -412,6 +413,9 @@ def test_a_dataset_is_held_as_its_task_holds_it(kind, data_format, tmp_path):
 
 def test_a_store_of_other_spaces_is_not_trained_on(tmp_path, monkeypatch):
     "What was imported before spaces were compared: its actions count from 1, those of the task from 0."
+    from ad_distill import evaluate
+    from ad_distill.models.rl import RLConfig, RLModel
+
     monkeypatch.chdir(tmp_path)
     task = {"name": "gym:Walk-from_one-v0", "params": {}}
     made_store(tmp_path / "old", *KINDS["from_one"], known=False, task=task)
@@ -420,6 +424,9 @@ def test_a_store_of_other_spaces_is_not_trained_on(tmp_path, monkeypatch):
     make_task(task["name"]).check_store(Store.open("right"))
     code, said, err = command("train", "old", "--model", "rl", "--out", "m")
     assert code == 2 and "has the states Discrete(4, start=1)" in err and err.count("\n") == 1, err
+    model = RLModel(RLConfig(Store.open("old").spaces, width=16, layers=1, heads=1))
+    with pytest.raises(UserError, match="the model does not fit"):
+        evaluate(model, make_task(task["name"]), 2)
 
 
 def short(path, part="observations", n=-1):
@@ -508,6 +515,10 @@ def test_tables_are_shown_and_empty_episodes_exported(tmp_path):
 
     with h5py.File(tmp_path / "minari" / "cart" / "empty-v0" / "data" / "main_data.hdf5", "a") as f:
         f["episode_1"].attrs["total_steps"] = 0
+    with pytest.raises(UserError, match="25 steps, and 20 came"):
+        from_minari("cart/empty-v0", tmp_path / "store")
+    about = tmp_path / "minari" / "cart" / "empty-v0" / "data" / "metadata.json"
+    about.write_text(json.dumps({**json.loads(about.read_text()), "total_steps": 20}))
     store = from_minari("cart/empty-v0", tmp_path / "store")
     assert store[0].lengths.tolist() == [5, 0, 5, 5, 5] and to_minari(store, "cart/back-v0").total_episodes == 4
 
@@ -544,6 +555,15 @@ def test_part_of_a_store_is_refused(tmp_path):
     assert sorted(p.name for p in (tmp_path / "minari").iterdir()) == ["whole-v0"] and not [
         p for p in tmp_path.iterdir() if "unfinished" in p.name
     ]
+
+
+def test_damaged_datasets_are_read_rightly_or_refused(tmp_path):
+    "A small part of the campaign that is run by hand."
+    program = Path(__file__).parent / "campaigns/minari_datasets.py"
+    res = run(sys.executable, program, "--seed", "1", "--count", "100", cwd=tmp_path, check=False)
+    assert res.returncode == 0, res.stdout + res.stderr
+    right = int(res.stdout.split("right ")[1].split(",")[0])
+    assert right > 10, res.stdout
 
 
 # ---- datasets
@@ -610,6 +630,36 @@ def test_a_table_that_is_not_whole_is_refused(tmp_path):
         writer.put(0, empty)
     with pytest.raises(UserError, match="no episode"):
         save_dataset(Store.open(tmp_path / "empty"), tmp_path / "t2")
+
+
+def test_a_damaged_table_is_refused_in_one_line(tmp_path):
+    from ad_distill.data.hub import from_dataset, save_dataset
+
+    table = save_dataset(made_store(tmp_path / "store", **CASES["grid"]), tmp_path / "table")
+
+    def with_column(name, change):
+        return table.remove_columns(name).add_column(name, [change(x) for x in table[name]])
+
+    def about(change):
+        return with_column("about", lambda text: json.dumps(change(json.loads(text))) if text else "")
+
+    damaged = {
+        "no json": with_column("about", lambda text: text[:20]),
+        "no store": about(lambda d: {k: v for k, v in d.items() if k != "store"}),
+        "no source": about(lambda d: {k: v for k, v in d.items() if k != "source"}),
+        "other spaces": about(lambda d: {**d, "store": {"spaces": {"state": 7}, "histories": 3, "info": {}}}),
+        "a list": about(lambda d: [d]),
+        "null": with_column("reward", lambda x: None),
+        "text for numbers": with_column("state", lambda x: ["a"] * len(x)),
+        "a number for a list": with_column("action", len),
+        "text for a number": with_column("history", str),
+        "too few actions": with_column("action", lambda x: x[1:]),
+        "too deep": with_column("state", lambda x: [[y] for y in x]),
+    }
+    for what, rows in damaged.items():
+        with pytest.raises(UserError) as e:
+            from_dataset(rows, tmp_path / "back")
+        assert "\n" not in str(e.value) and not (tmp_path / "back").exists(), what
 
 
 # ---- the command line

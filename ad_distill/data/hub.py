@@ -179,12 +179,19 @@ def from_dataset(
 ) -> Store:
     "The store that a dataset of episodes was made from."
     rows = _loaded(source).with_format("arrow")
-    order, histories = _sorted_rows(rows)
-    first = json.loads(rows[int(order[0])]["about"][0].as_py())["store"]
+    with _damage_told(): order, histories = _sorted_rows(rows)
+    with _damage_told(): first = json.loads(rows[int(order[0])]["about"][0].as_py())["store"]
     with new_folder(out) as work:
-        _write_store(work, first, (rows[part] for part in histories))
+        with _damage_told(): _write_store(work, first, (rows[part] for part in histories))
         if isinstance(source, (str, Path)): copy_beside(Path(source) / "ad_distill", work)
     return Store.open(out)
+
+@contextmanager
+def _damage_told():
+    "What a damaged table does to those who read it, in one line; a full disk says so itself."
+    try: yield
+    except (UserError, OSError): raise
+    except Exception as e: raise UserError(f"the dataset is damaged: {_line(e)}; {_WHOLE}") from e
 
 def _write_store(out, said, tables):
     "A store of one history a table, of which the dataset `said` what it is."

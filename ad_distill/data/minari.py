@@ -248,7 +248,7 @@ def _with_steps(store, episodes):
 def _our_metadata(store, known):
     "What the metadata of a dataset say about a store; `known`: whether it has logprobs."
     histories = [dict(lengths=h.lengths.tolist(), **about_history(h)) for h in store]
-    names = sorted({h["source"]["name"] for h in histories})
+    names = sorted({str(h["source"]["name"]) for h in histories})
     about = dict(spaces=store.spaces.to_json(), info=store.info, logprob=known, histories=histories)
     return dict(algorithm_name=", ".join(names), description=_REPEATED, ad_distill=about)
 
@@ -376,7 +376,14 @@ def _opened(dataset):
     with _readable(dataset):
         metadata = json.loads((folder / "metadata.json").read_text())
         _minari_spaces(metadata)
+        _check_counts(dataset, metadata)
         return minari.MinariDataset(folder)
+
+def _check_counts(dataset, metadata):
+    "Whether the numbers of episodes and steps can be: Minari makes a list of as many episodes."
+    counts = [metadata.get(k) for k in ("total_episodes", "total_steps")]
+    if all(type(n) is int for n in counts) and 0 <= counts[0] <= counts[1]: return
+    raise UserError(f"{dataset}: its metadata.json is damaged: it says {counts[0]!r} episodes of {counts[1]!r} steps")
 
 @contextmanager
 def _readable(dataset):
@@ -446,7 +453,7 @@ def _episodes(dataset, bar, bad):
             bar.update(len(leaves["rewards"]))
             yield i, leaves, _plain_values(about)
 
-# %% ../../nbs/data/05_minari.ipynb #963efb37
+# %% ../../nbs/data/05_minari.ipynb #23d4aaa1
 def _check_steps(leaves, about):
     "Whether all parts of an episode have as many steps as they should."
     if "total_steps" not in about: raise UserError("its metadata lack total_steps")
@@ -455,16 +462,16 @@ def _check_steps(leaves, about):
         raise UserError(f"Minari reads {n} of its {said} steps; it is damaged, or should be written in the HDF5 format")
     for name, x in leaves.items():
         part = name.partition("/")[0]
-        expected = n + 1 if part == "observations" else n
-        if part != "infos" and len(x) != expected:
-            raise UserError(f"{name} has length {len(x)}, expected {expected} for {n} steps")
+        expected = n if part in ("actions", "rewards", "terminations", "truncations") else n + 1
+        is_right = len(x) > 0 if part == "infos" else len(x) == expected  # some datasets have n infos
+        if not is_right: raise UserError(f"{name} has length {len(x)}, expected {expected} for {n} steps")
 
 def _flags(name, x):
     "Flags as bool."
     if x.dtype.kind in "biu" and ((x == 0) | (x == 1)).all(): return x.astype(bool)
     raise UserError(f"{name} holds {_short(x, 40)}, expected true and false")
 
-# %% ../../nbs/data/05_minari.ipynb #e3339d7f
+# %% ../../nbs/data/05_minari.ipynb #988f5b40
 def _trajectory(leaves, form, logprob=None):
     "The part of an episode that a history holds."
     part = _nested(leaves)
@@ -475,7 +482,7 @@ def _trajectory(leaves, form, logprob=None):
                       truncated=truncated, logprob=np.full(n, np.nan) if logprob is None else logprob,
                       spaces=form.spaces)
 
-# %% ../../nbs/data/05_minari.ipynb #6335c259
+# %% ../../nbs/data/05_minari.ipynb #01170833
 @dataclass
 class _Form:
     "How a history holds what a dataset holds: in the dataset's own spaces, or as the task of its environment does."
@@ -512,7 +519,7 @@ def _is_plain(theirs, ours):
     if not (isinstance(theirs, Box) and isinstance(ours, Box)): return theirs == ours
     return (theirs.shape, theirs.dtype) == (ours.shape, ours.dtype)
 
-# %% ../../nbs/data/05_minari.ipynb #835fa35d
+# %% ../../nbs/data/05_minari.ipynb #19f467d8
 def _layout(space):
     "What two spaces must have in common for one to hold the values of the other; bounds of real numbers may differ."
     parts = _parts(space)
@@ -588,7 +595,7 @@ def _env_params(spec):
     if spec.get("kwargs"): params["kwargs"] = json.dumps(spec["kwargs"])
     return params
 
-# %% ../../nbs/data/05_minari.ipynb #dbe6f697
+# %% ../../nbs/data/05_minari.ipynb #687f47dc
 def _form_of(dataset, theirs, task, env, notes):
     "The form that the task asks for; the dataset's own where nobody knows the environment, or no more than its name."
     kind, _, name = task["name"].partition(":")
@@ -596,33 +603,38 @@ def _form_of(dataset, theirs, task, env, notes):
     try:
         if ":" in name and not env: raise UserError(f"it names {name!r}, of another package")
         return _task_form(theirs, TASKS.make("gym", {**task["params"], "id": name}))
-    except UserError as e:
-        if env: raise UserError(f"dataset {dataset} does not fit env {env}: {e}") from e
-        notes.append(f"dataset {dataset} keeps its own spaces, and no model can be trained on it: {e}; if you know the "
-                     "environment, import it again with -s env ID, or -s env MODULE:ID")
+    except Exception as e:  # an environment may fail in any way
+        if env: raise UserError(f"dataset {dataset} does not fit env {env}: {_said(e)}") from e
+        notes.append(f"dataset {dataset} keeps its own spaces, and no model can be trained on it: {_said(e)}; if you "
+                     "know the environment, import it again with -s env ID, or -s env MODULE:ID")
         return _own_form(theirs)
 
-# %% ../../nbs/data/05_minari.ipynb #28dddc13
+# %% ../../nbs/data/05_minari.ipynb #b10a7cd4
 @dataclass
 class _Bad:
     "Is told of damaged episodes: raises `UserError`, or notes that they are left out."
     dataset: str
     skip: bool
     notes: list[str]
+    left_out: int = 0
 
     def __call__(self, i, fault):
-        line = f"dataset {self.dataset}, episode {i}: {_said(fault)}"
+        self.tell(f"dataset {self.dataset}, episode {i}: {_said(fault)}", fault)
+        self.left_out += 1
+
+    def tell(self, line, fault=None):
         if not self.skip: raise UserError(f"{line} (--skip-bad imports the rest)") from fault
         self.notes.append(f"left out: {line}")
 
-# %% ../../nbs/data/05_minari.ipynb #fa4a56a7
-def _read_theirs(metadata, task, form, episodes, out, bad):
+# %% ../../nbs/data/05_minari.ipynb #45ba8194
+def _read_theirs(opened, metadata, task, form, episodes, out, bad):
     "A store with one history of the episodes of somebody else's dataset, and beside it what that cannot hold."
     dataset = metadata["dataset_id"]
     source = {"name": metadata.get("algorithm_name") or "minari", "params": {"dataset": dataset}}
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".beside") as folder:
         beside = _Beside(Path(folder), metadata=metadata, dtypes={}, whole=form.whole)
         parts = _their_episodes(episodes, form, beside, bad)
+        _check_total(metadata, parts, opened, bad)
         if not parts: raise UserError(f"dataset {dataset} holds no whole episode")
         about = dict(task={**task, "instance": None}, source=source, seed=_first_seed(beside),
                      versions={**versions(), "minari": metadata["minari_version"]})
@@ -630,6 +642,15 @@ def _read_theirs(metadata, task, form, episodes, out, bad):
             writer.put(0, History.from_episodes(parts, **about))
         for file in Path(folder).iterdir(): file.rename(out / file.name)
 
+def _check_total(metadata, parts, dataset, bad):
+    "Whether all is there that the dataset says it has; of a part of one, or where some was left out, nobody knows."
+    is_part = len(dataset.episode_indices) != metadata["total_episodes"]
+    steps, said = sum(map(len, parts)), metadata["total_steps"]
+    if is_part or bad.left_out or steps == said: return
+    bad.tell(f"dataset {bad.dataset} says that it has {said} steps, and {steps} came: part of it is missing, or its "
+             "metadata.json is damaged")
+
+# %% ../../nbs/data/05_minari.ipynb #c07a60af
 def _their_episodes(episodes, form, beside, bad):
     "What a history holds of all episodes."
     parts = []
@@ -663,20 +684,20 @@ def from_minari(
     "A dataset of Minari as a store. `to_minari` gives an equal dataset back."
     dataset, notes = _opened(dataset), [] if notes is None else notes
     folder = dataset.storage.data_path
-    with _readable(dataset.id): metadata = _whole_metadata(dataset)
+    with _readable(dataset.id): metadata, steps = _whole_metadata(dataset), int(dataset.total_steps)
     task, bad = _task_of(metadata, env), _Bad(metadata["dataset_id"], skip_bad and "ad_distill" not in metadata, notes)
-    with new_folder(out) as work, _bar("reading", metadata["total_steps"], progress) as bar:
+    with new_folder(out) as work, _bar("reading", steps, progress) as bar:
         episodes = _episodes(dataset, bar, bad)
         if not task: _read_ours(metadata["ad_distill"], episodes, work)
         else:
             form = _form_of(metadata["dataset_id"], _minari_spaces(metadata), task, env, notes)
-            _read_theirs(metadata, task, form, episodes, work, bad)
+            _read_theirs(dataset, metadata, task, form, episodes, work, bad)
         copy_beside(folder / "ad_distill", work)
     return Store.open(out)
 
 def _whole_metadata(dataset):
     "Metadata of a dataset, with everything that is asked for later."
     metadata = dataset.storage.read_raw_metadata(dataset.storage.data_path)
-    missing = [k for k in ("dataset_id", "minari_version", "total_steps") if k not in metadata]
+    missing = [k for k in ("dataset_id", "minari_version", "total_episodes", "total_steps") if k not in metadata]
     if missing: raise UserError(f"{dataset.id}: its metadata lack {', '.join(missing)}")
     return metadata

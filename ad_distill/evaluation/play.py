@@ -23,7 +23,8 @@ from ..models.lm import LMModel
 from ..models.loading import make_agent
 from ..models.rl import RLModel
 from ..registry import UserError, nearest
-from ..tasks.core import Agent, Split, Task, check_same_task, rollout, stream_seeds, task_id
+from ..tasks.core import (
+    Agent, Split, Task, check_same_spaces, check_same_task, rollout, stream_seeds, task_id)
 from ..trajectory import History
 
 # %% ../../nbs/41_evaluate.ipynb #a43ec7a2
@@ -235,10 +236,13 @@ def evaluate(
 ) -> pd.DataFrame:  # one row an episode
     "Play a frozen model online. Raises `UserError` for a model of another task."
     if "task" in model.settings.about: check_same_task(task, model.settings.about["task"], "the model")
+    check_same_spaces(_as_seen_by(model, task), _spaces_of(model), "the model")
     def agent_of(ids, seeds): return make_agent(model.eval(), seeds)
     return play(_as_seen_by(model, task), agent_of, agent, n_episodes, **kwargs)
 
 def _as_seen_by(model, task): return task.view("language" if isinstance(model, LMModel) else "rl")
+
+def _spaces_of(model): return model.serializer.spaces if isinstance(model, LMModel) else model.settings.spaces
 
 # %% ../../nbs/41_evaluate.ipynb #fa1873c3
 @dataclass(frozen=True)
