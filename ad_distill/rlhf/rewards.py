@@ -13,7 +13,7 @@ from functools import cache
 
 import numpy as np
 
-from ..registry import REWARDS, UserError, nearest
+from ..registry import REWARDS, UserError, nearest, reason
 
 # %% ../../nbs/rlhf/01_rewards.ipynb #b18aa008
 RewardFunction = Callable[[list[str], list[str]], Sequence[float]]  # prompts, completions -> a number each
@@ -116,7 +116,7 @@ def _classifier(path):
     from transformers import pipeline
     try: pipe = pipeline("text-classification", model=path, top_k=None, trust_remote_code=False)
     except Exception as e:
-        raise UserError(f"there is no text classifier at {path!r}: {first_line(e)}; "
+        raise UserError(f"there is no text classifier at {path!r}: {reason(e)}; "
                         "give a directory or a name on the hub") from e
     label = _positive_label(pipe.model.config.id2label)
     def probability(prompts, completions):
