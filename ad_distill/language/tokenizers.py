@@ -171,16 +171,17 @@ def open_tokenizer(
     check_folder(path, "tokenizer")
     try: return AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
     except Exception as e:  # OSError, ValueError, KeyError, ...: whatever is wrong with the files
-        raise UserError(f"there is no tokenizer at {str(path)!r}: {reason(e)}; give a directory made by save_pretrained, "
-                        "or a name on the hub") from e
+        raise UserError(f"there is no tokenizer at {str(path)!r}: {reason(e)}; give a directory made by "
+                        "save_pretrained, or a name on the hub") from e
 
 # %% ../../nbs/language/05_tokenizers.ipynb #ba44725b
 def _check_ids(tokenizer, path):
     "Two tokens with one id could not be told apart."
     words = {}
     for word, i in tokenizer.get_vocab().items():
-        if i in words: raise UserError(f"the tokenizer at {str(path)!r} is damaged: {word!r} and {words[i]!r} are both {i}")
-        words[i] = word
+        other = words.setdefault(i, word)
+        if other != word:
+            raise UserError(f"the tokenizer at {str(path)!r} is damaged: {other!r} and {word!r} are both {i}")
 
 def load_tokenizer(
     path: str | Path,  # directory or name on the hub

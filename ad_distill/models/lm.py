@@ -83,7 +83,8 @@ def _open_lm(path, **given):
     logging.set_verbosity_error()  # what it would warn of is an error here
     try:
         _check_config(path)
-        lm, found = AutoModelForCausalLM.from_pretrained(path, trust_remote_code=False, output_loading_info=True, **given)
+        lm, found = AutoModelForCausalLM.from_pretrained(path, trust_remote_code=False, output_loading_info=True,
+                                                         **given)
     except UserError: raise
     except Exception as e:  # of the files, the configuration or the hub, whatever is wrong with them
         raise UserError(f"no causal language model in {path}: {reason(e)}") from e
@@ -101,21 +102,31 @@ def _check_config(path):
         raise UserError(f"{path} holds an adapter of another model (adapter_config.json), and data may not name the "
                         "model to load; merge it (peft: merge_and_unload) and save that")
     config = AutoConfig.from_pretrained(path, trust_remote_code=False)
-    layers, sizes = getattr(config, "num_hidden_layers", 1), _tensor_sizes(path)
-    if not sizes: return
-    if layers > len(sizes): raise UserError(f"{path}/config.json says {layers} layers, the weights are {len(sizes)} tensors")
+    layers, tensors = getattr(config, "num_hidden_layers", 1), _tensors(path)
+    if not tensors: return
+    if layers > len(tensors):
+        raise UserError(f"{path}/config.json says {layers} layers, the weights are {len(tensors)} tensors")
     with torch.device("meta"): model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    wanted = sum(p.numel() for p in model.parameters())
-    if wanted > 2 * sum(sizes):  # the library may hold a weight twice that is saved once
-        raise UserError(f"{path}/config.json describes {wanted} weights, the files hold {sum(sizes)}")
+    wanted, there = sum(p.numel() for p in model.parameters()), sum(size for size, _ in tensors.values())
+    packed = 2 if getattr(config, "quantization_config", None) is None else 32  # a weight may be saved once for two
+    if wanted <= packed * there: return
+    raise UserError(f"{path}/config.json describes {wanted} weights, the files hold {there}")
 
-def _tensor_sizes(path):
-    "Numbers in each tensor of the safetensors files in a folder; none for a name on the hub."
-    sizes = []
-    for file in Path(path).glob("*.safetensors"):
-        with safe_open(file, "pt") as f:
-            sizes += [torch.Size(f.get_slice(k).get_shape()).numel() for k in f.keys()]
-    return sizes
+def _tensors(path):
+    "Size and type of each tensor in the safetensors files in a folder; none for a name on the hub."
+    found = {}
+    for file in sorted(Path(path).glob("*.safetensors")):
+        with safe_open(file, "pt") as f: heads = {k: f.get_slice(k) for k in f.keys()}
+        found |= {k: (torch.Size(x.get_shape()).numel(), x.get_dtype()) for k, x in heads.items()}
+    return found
+
+def _check_own_weights(path, lm, unknown):
+    "Of what we saved, the model has a use for all, and real numbers are saved as such."
+    what = f"the weights in {path} are not those of its config.json"
+    if unknown: raise UserError(f"{what}: {_some(unknown)} unknown")
+    real = {k for k, v in lm.state_dict().items() if v.is_floating_point()}
+    for name, (_, dtype) in _tensors(path).items():
+        if name in real and not dtype.startswith(("F", "BF")): raise UserError(f"{what}: {name} holds {dtype}")
 
 # %% ../../nbs/30_models_lm.ipynb #317099b0
 def pretrained_lm(
@@ -239,5 +250,5 @@ def load(cls: LMModel,
     except Exception as e:  # whatever is wrong with the values
         raise UserError(f"{path}/ad_distill.json: {reason(e)}") from e
     lm, unknown = _open_lm(path, use_safetensors=True)
-    if unknown: raise UserError(f"the weights in {path} are not those of its config.json: {_some(unknown)} unknown there")
+    _check_own_weights(path, lm, unknown)
     return cls(lm, serializer, load_tokenizer(path), settings).to(device).eval()
