@@ -15,6 +15,7 @@ from conftest import python, run
 from ad_distill.data.minari import _equal, _leaves, _plain_values, from_minari, to_minari
 from ad_distill.data.store import Store, StoreWriter
 from ad_distill.registry import UserError
+from ad_distill.tasks.core import make_task
 from ad_distill.trajectory import History, Spaces, Trajectory, versions
 
 minari = pytest.importorskip("minari", reason="Minari is not installed")
@@ -46,7 +47,7 @@ def made_store(path, state, action, *, known=True, text=None, task=None, histori
             return [str(rng.choice(text)) for _ in range(n)]
         return [space.sample() for _ in range(n)]
 
-    with StoreWriter(path, spaces, {"made": "by a test", "n": histories}) as writer:
+    with StoreWriter(path, spaces, {"made": "by a test", "n": histories, "task": task}) as writer:
         for i in range(histories):
             episodes = []
             for e in range(4):
@@ -291,18 +292,16 @@ def test_a_dataset_of_minari_returns_from_a_store(record, env, data_format, tmp_
     store = from_minari("some/data-v0", tmp_path / "store")
     assert len(store) == 1 and store.n_transitions == theirs.total_steps and np.isnan(store[0].columns["logprob"]).all()
     space = made.observation_space
-    assert store[0].source["name"] == "chance" and store.spaces.state == (
-        space if isinstance(space, (S.Box, S.Discrete)) else S.flatten_space(space)
-    )
+    assert store[0].source["name"] == "chance"
+    name = store.info["task"]["name"]
+    if env == "Door":  # registered nowhere: the dataset's own spaces
+        assert name == "minari" and store.spaces.state == S.flatten_space(space)
+    else:
+        assert store.spaces == make_task(name, **store.info["task"]["params"]).spaces
     for i, episode in enumerate(theirs):
         ours = store[0][i]
         expected = [at(space, episode.observations, t) for t in range(len(episode))]
-        assert np.array_equal(
-            ours.state,
-            expected
-            if store.spaces.state is space or isinstance(space, S.Discrete)
-            else [S.flatten(space, x) for x in expected],
-        )
+        assert np.array_equal(ours.state, [S.flatten(space, x) for x in expected] if env == "Door" else expected)
         assert (
             np.array_equal(ours.reward, episode.rewards.astype(np.float32))
             and np.array_equal(ours.terminated, episode.terminations)
@@ -347,11 +346,170 @@ def test_a_model_learns_from_a_dataset_of_minari(named, tmp_path, monkeypatch):
     for wrong, says in (
         (
             ["-s", "env", "Pendulum-v1"] if named else ["-s", "evn", "CartPole-v1"],
-            "leave out env" if named else "-s evn",
+            "does not fit env Pendulum-v1: its observations" if named else "-s evn",
         ),
     ):
         code, said, err = command("import", "minari", "cart/pole-v0", *wrong, "--out", "x")
         assert code == 2 and says in err and err.count("\n") == 1 and not (tmp_path / "x").exists(), err
+
+
+class Walk(gym.Env):
+    "Takes any action and says its clock in any space."
+
+    def __init__(self, state, action):
+        self.observation_space, self.action_space = state, action
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.observation_space.seed(seed)
+        self.t = 0
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        assert self.action_space.contains(action), action
+        self.t += 1
+        return self.observation_space.sample(), float(self.t), False, self.t == 5, {}
+
+
+DOUBLE = S.Box(-1, 1, (2,), np.float64)
+GOAL = S.Dict(achieved_goal=DOUBLE, desired_goal=DOUBLE, observation=S.Box(-9, 9, (3,), np.float64))
+KINDS = {  # states and actions of public datasets, and others that a task writes in numbers
+    "goal": (GOAL, S.Box(-1, 1, (2,), np.float32)),  # Farama Minari #271: PointMaze and Fetch
+    "mission": (S.Dict(image=S.Box(0, 255, (2, 2, 3), np.uint8), word=S.Text(3)), S.Discrete(7)),  # Farama Minari #131
+    "pair": (S.Tuple([S.Discrete(3, start=2), S.MultiBinary(2)]), S.Discrete(2)),  # Farama Minari #108
+    "double": (DOUBLE, DOUBLE),  # Farama Minari #276: MuJoCo
+    "table": (S.Box(-1, 1, (2, 3), np.float32), S.Box(-1, 1, (2, 2), np.float32)),
+    "from_minus_one": (DOUBLE, S.Discrete(3, start=-1)),  # stable-baselines3 #1841
+    "from_one": (S.Discrete(4, start=1), S.Discrete(3, start=1)),  # stable-baselines3 #2241
+    "choices": (S.MultiDiscrete([3, 2], start=[1, 0]), S.MultiDiscrete([2, 3], start=[0, 5])),
+    "switches": (S.MultiBinary((2, 2)), S.MultiBinary(3)),
+}
+for _name, _spaces in KINDS.items():
+    gym.register(f"Walk-{_name}-v0", entry_point=Walk, kwargs=dict(zip(("state", "action"), _spaces)))
+
+
+@pytest.mark.parametrize("data_format", FORMATS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_dataset_is_held_as_its_task_holds_it(kind, data_format, tmp_path):
+    "Spaces are those of the task, states and actions are those that its environment writes and takes; nothing is lost."
+    env = gym.make(f"Walk-{kind}-v0")
+    env.action_space.seed(0)
+    bare = Walk(*KINDS[kind])
+    bare.action_space.seed(0)
+    theirs = by_buffers(bare, "walk/named-v0", data_format, False)
+    store = from_minari("walk/named-v0", tmp_path / "store", env=f"Walk-{kind}-v0")
+    task = make_task(f"gym:Walk-{kind}-v0")
+    assert store.spaces == task.spaces
+    task.check_store(store)
+    for i, episode in enumerate(theirs):
+        for t, (state, action, *_) in enumerate(store[0][i]):
+            assert np.array_equal(state, task.first._write(at(env.observation_space, episode.observations, t)))
+            took, meant = task.first._action(action), at(env.action_space, episode.actions, t)
+            assert np.allclose(took, meant, atol=1e-7) and bare.action_space.contains(took)
+    again = to_minari(store, "walk/again-v0", data_format)
+    assert_equal_datasets(theirs, again)
+
+
+def test_a_store_of_other_spaces_is_not_trained_on(tmp_path, monkeypatch):
+    "What was imported before spaces were compared: its actions count from 1, those of the task from 0."
+    monkeypatch.chdir(tmp_path)
+    task = {"name": "gym:Walk-from_one-v0", "params": {}}
+    made_store(tmp_path / "old", *KINDS["from_one"], known=False, task=task)
+    fits = make_task("gym:Walk-from_one-v0").spaces
+    made_store(tmp_path / "right", fits.state, fits.action, known=False, task=task)
+    make_task(task["name"]).check_store(Store.open("right"))
+    code, said, err = command("train", "old", "--model", "rl", "--out", "m")
+    assert code == 2 and "has the states Discrete(4, start=1)" in err and err.count("\n") == 1, err
+
+
+def short(path, part="observations", n=-1):
+    "Cut a part of episode 1."
+    import h5py
+
+    with h5py.File(path / "data" / "main_data.hdf5", "a") as f:
+        g = f["episode_1"]
+        x = g[part][:n]
+        del g[part]
+        g[part] = x
+
+
+def drop(path, part="episode_1/rewards"):
+    import h5py
+
+    with h5py.File(path / "data" / "main_data.hdf5", "a") as f:
+        del f[part]
+
+
+def cut_file(path):
+    p = path / "data" / "main_data.hdf5"
+    p.write_bytes(p.read_bytes()[:-3000])
+
+
+def no_json(path):
+    (path / "data" / "metadata.json").write_text('{"total_episodes": 5')
+
+
+DAMAGES = {  # Farama Minari #199, #204
+    "an observation too few": (short, "episode 1: observations has length"),
+    "an action too few": (lambda path: short(path, "actions"), "episode 1: actions has length"),
+    "no rewards": (drop, "episode 1: KeyError"),
+    "no episode": (lambda path: drop(path, "episode_1"), "episode 1: KeyError"),
+    "half a file": (cut_file, "OSError"),
+    "half a json": (no_json, "JSONDecodeError"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_is_one_line(damage, tmp_path):
+    env = gym.make("CartPole-v1", max_episode_steps=5)
+    by_buffers(env, "cart/broken-v0", "hdf5", False)
+    change, says = DAMAGES[damage]
+    change(tmp_path / "minari" / "cart" / "broken-v0")
+    code, said, err = command("import", "minari", "cart/broken-v0", "--out", tmp_path / "x", "-q")
+    assert code == 2 and says in err and err.count("\n") == 1 and not (tmp_path / "x").exists(), err
+    if "half" in damage:
+        return
+    code, said, err = command("import", "minari", "cart/broken-v0", "--out", tmp_path / "x", "-q", "--skip-bad")
+    assert code == 0 and says in err and err.startswith("left out: ") and err.count("\n") == 1, err
+    store = Store.open(tmp_path / "x")
+    assert len(store[0]) == 4 and to_minari(store, "cart/mended-v0").total_episodes == 4
+
+
+def gone():
+    return Walk(DOUBLE, S.Discrete(3, start=1))
+
+
+def test_an_environment_that_is_not_here(tmp_path, monkeypatch):
+    "A dataset that names what is not installed is kept in its own spaces, and may be told what it is."
+    monkeypatch.chdir(tmp_path)
+    gym.register("Gone-v0", entry_point=f"{__name__}:gone")
+    by_buffers(gym.make("Gone-v0"), "walk/gone-v0", "hdf5", False)
+    del gym.registry["Gone-v0"]
+    code, said, err = command("import", "minari", "walk/gone-v0", "--out", "own", "-q")
+    assert code == 0 and "-s env MODULE:ID" in err and err.count("\n") == 1, err
+    assert Store.open("own").spaces.action.start == 1
+    code, said, err = command("train", "own", "--out", "m")
+    assert code == 2 and err.count("\n") == 1, err
+    gym.register("Here-v0", entry_point=gone)
+    code, said, err = command("import", "minari", "walk/gone-v0", "-s", "env", "Here-v0", "--out", "told", "-q")
+    assert (code, err) == (0, "") and Store.open("told").spaces == make_task("gym:Here-v0").spaces
+    del gym.registry["Here-v0"]
+
+
+def test_tables_are_shown_and_empty_episodes_exported(tmp_path):
+    store = made_store(tmp_path / "tables", S.Box(-1, 1, (2, 2)), S.Box(-1, 1, (1, 2)), known=False, empty=True)
+    code, said, err = command("show", store.path, "--history", 2)
+    assert code == 0 and "episode 3" in said and "Traceback" not in err
+    by_buffers(gym.make("CartPole-v1", max_episode_steps=5), "cart/empty-v0", "hdf5", False)
+    for part in ("actions", "rewards", "terminations", "truncations"):
+        short(tmp_path / "minari" / "cart" / "empty-v0", part, 0)
+    short(tmp_path / "minari" / "cart" / "empty-v0", "observations", 1)
+    import h5py
+
+    with h5py.File(tmp_path / "minari" / "cart" / "empty-v0" / "data" / "main_data.hdf5", "a") as f:
+        f["episode_1"].attrs["total_steps"] = 0
+    store = from_minari("cart/empty-v0", tmp_path / "store")
+    assert store[0].lengths.tolist() == [5, 0, 5, 5, 5] and to_minari(store, "cart/back-v0").total_episodes == 4
 
 
 def test_who_names_a_file_runs_no_code(tmp_path):

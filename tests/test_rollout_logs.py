@@ -508,13 +508,13 @@ def test_trl_loses_nothing(tmp_path):
         and h.columns["action"].tolist() == [r["completion"] for r in raw]
     )
     assert (
-        np.array_equal(h.returns, np.float32([np.nansum([r["vowels"], r["short"]]) for r in raw]))
+        np.array_equal(h.returns, np.float32([np.nansum([r["vowels"], 0.5 * (r["short"] or 0)]) for r in raw]))
         and np.isnan(h.columns["logprob"]).all()
     )
     assert any(math.isnan(r["short"]) for r in raw), (
         "the log was made to hold rollouts to which a function does not apply"
     )
-    assert h.source["params"]["rewards"] == {"vowels": 1, "short": 1}
+    assert h.source["params"]["rewards"] == {"vowels": 1, "short": 0.5}
 
 
 def test_trl_weights_and_columns():

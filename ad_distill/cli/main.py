@@ -246,22 +246,23 @@ def _print_notes(made, tokenizer):
 # %% ../../nbs/cli/04_main.ipynb #c9288c95
 EXCHANGE = ("minari", "datasets")
 
-def _read_exchange(kind, path, out, env, bar):
+def _read_exchange(kind, path, out, bar, **how):
     if kind == "minari":
         from ad_distill.data.minari import from_minari
-        return from_minari(path, out, bar, env)
+        return from_minari(path, out, bar, **how)
     from ad_distill.data.hub import from_dataset
     return from_dataset(path, out)
 
 def _import_exchange(kind, path, out, log_options, settings, bar):
     "A dataset of Minari, or of episodes, as a store; what there is to report."
-    settings = dict(settings)
-    env = settings.pop("env", "") if kind == "minari" else ""
+    settings, log_options, how = dict(settings), dict(log_options), {}
+    if kind == "minari":
+        how = dict(env=settings.pop("env", ""), skip_bad=log_options.pop("--skip-bad"), notes=[])
     unfit = [*(option for option, value in log_options.items() if value), *(f"-s {name}" for name in settings)]
     if unfit: raise UserError(f"{', '.join(unfit)}: for logs of RLHF trainers, not for {kind}")
     start = time.perf_counter()
-    with interruptible("nothing was written"): store = _read_exchange(kind, path, out, env, bar)
-    return _stored({"reader": kind, "from": path}, store, out, start)
+    with interruptible("nothing was written"): store = _read_exchange(kind, path, out, bar, **how)
+    return _stored({"reader": kind, "from": path, "notes": how.get("notes", [])}, store, out, start)
 
 # %% ../../nbs/cli/04_main.ipynb #55f6ef92
 @main.command("import")
@@ -280,8 +281,9 @@ def _import(reader, path, out, tokenizer, skip_bad, reward, settings, quiet, as_
              ad_distill import trlx logs/trlx --skip-bad --reward vader --out runs/trlx
              ad_distill import trl runs/grpo/completions -s columns accuracy,format -s weights 1,0.5 --out runs/trl
 
-    READER may also be minari (PATH: id or folder of a dataset; -s env ID where it does not name its environment) or
-    datasets (PATH: what `export --to datasets` made; hub:USER/NAME for one on the hub).
+    READER may also be minari (PATH: id or folder of a dataset; -s env ID, or -s env MODULE:ID, where it does not name
+    its environment, or names one of another package) or datasets (PATH: what `export --to datasets` made;
+    hub:USER/NAME for one on the hub).
 
     \b
     Example: ad_distill import minari cartpole/ppo-v0 --out runs/cartpole
@@ -291,6 +293,7 @@ def _import(reader, path, out, tokenizer, skip_bad, reward, settings, quiet, as_
     if reader in EXCHANGE:
         log_options = {"--tokenizer": tokenizer, "--skip-bad": skip_bad, "--reward": reward}
         made = _import_exchange(reader, path, out, log_options, settings, bar)
+        for note in made["notes"]: click.echo(note, err=True)
         return report(made, as_json, _stored_line(made))
     made = _import_log(make(READERS, reader, settings), path, out, tokenizer, skip_bad, reward, bar)
     if not as_json: _print_notes(made, tokenizer)

@@ -80,9 +80,8 @@ def chosen_episodes(
 # %% ../../nbs/cli/03_show.ipynb #4ac2f20c
 def _text(x, width=32):
     "A state or an action in a cell of the table."
-    x = x.tolist() if hasattr(x, "tolist") else x
-    numbers = x if isinstance(x, list) else [x]
-    text = json.dumps(x, ensure_ascii=False) if isinstance(x, str) else " ".join(f"{v:.4g}" for v in numbers)
+    if isinstance(x, str): text = json.dumps(x, ensure_ascii=False)
+    else: text = " ".join(f"{v:.4g}" for v in (x.ravel().tolist() if hasattr(x, "ravel") else [x]))
     return text if len(text) <= width else text[:width - 1] + "…"
 
 def rl_format(

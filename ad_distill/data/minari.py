@@ -8,9 +8,11 @@ Docs: https://ad-distill.github.io/ad_distill/data/minari.html.md"""
 __all__ = ['optional_package', 'to_minari', 'from_minari']
 
 # %% ../../nbs/data/05_minari.ipynb #50da5978
-import json, math, re, zipfile
+import json, math, re, tempfile, zipfile
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +23,7 @@ from gymnasium.spaces import flatten, flatten_space, unflatten
 from tqdm import tqdm
 
 from .store import Store, StoreWriter, about_history, copy_beside, new_folder, text_array
-from ..registry import UserError, nearest
+from ..registry import TASKS, UserError, nearest
 from ..trajectory import COLUMNS, History, Spaces, Trajectory, same_arrays, versions
 
 # %% ../../nbs/data/05_minari.ipynb #15fa08fd
@@ -60,7 +62,16 @@ def _vectors(space, values):
         each = [_vectors(s, values[k]) for k, s in parts.items()]  # (t, d of the part) each
         return np.concatenate(each, 1, dtype=flatten_space(space).dtype)
     if isinstance(space, (Box, MultiBinary)): return values.reshape(len(values), -1)
-    return np.stack([flatten(space, v) for v in values])
+    try: return np.stack([flatten(space, v) for v in values])
+    except (KeyError, ValueError, IndexError, AssertionError, OverflowError) as e:
+        raise UserError(f"a value does not fit {_short(space)}: {_said(e)}") from e
+
+def _short(x, width=120):
+    "Anything on one line."
+    text = " ".join(str(x).split())
+    return text if len(text) <= width else text[:width - 1] + "…"
+
+def _said(e): return str(e) if isinstance(e, UserError) else _short(f"{type(e).__name__}: {e}", 200)
 
 # %% ../../nbs/data/05_minari.ipynb #3229e7e2
 def _unvectors(space, x):
@@ -110,6 +121,8 @@ def _extended(x, end):
     return x + end if isinstance(x, list) else np.concatenate([x, end])
 
 # %% ../../nbs/data/05_minari.ipynb #76bd8901
+_SEEN = ("observations", "actions")
+
 def _values_of(space, x):
     "`x`, a column of a history, as the values of `space` that Minari gives."
     if isinstance(space, Text): return x.tolist()
@@ -120,10 +133,12 @@ def _column_of(space, x):
     if isinstance(space, Text): return text_array(x)
     return x.reshape(len(x), *space.shape) if _held(space) is space else _vectors(space, x)
 
-def _expected(episode, spaces, dtypes):
+def _expected(episode, spaces, dtypes, whole=()):
     "The leaves of an episode as far as they follow from a history; the observations lack the last one."
-    got = _leaves(dict(observations=_values_of(spaces[0], episode.state), actions=_values_of(spaces[1], episode.action),
-                       rewards=episode.reward, terminations=episode.terminated, truncations=episode.truncated))
+    parts = dict(rewards=episode.reward, terminations=episode.terminated, truncations=episode.truncated)
+    for name, space, x in zip(_SEEN, spaces, (episode.state, episode.action)):
+        if name not in whole: parts[name] = _values_of(space, x)
+    got = _leaves(parts)
     for k in got.keys() & dtypes.keys():
         if not isinstance(got[k], list): got[k] = got[k].astype(dtypes[k])
     return got
@@ -207,7 +222,7 @@ class _Export(NamedTuple):
     "What becomes a dataset of Minari."
     spaces: tuple[Any, Any]  # of observations and of actions
     metadata: dict[str, Any]  # of the dataset
-    episodes: list[dict[str, Any]]  # metadata of each
+    episodes: dict[int, dict[str, Any]]  # metadata by number; without those that have no step, which HDF5 cannot keep
     leaves: Callable[[int, Trajectory], dict]  # of an episode, from its number and what the history holds of it
     ours: bool  # whether its histories are our own
 
@@ -223,7 +238,11 @@ def _export_ours(store):
         if known: got["infos/logprob"] = np.append(episode.logprob, np.float32(np.nan))
         return got
     episodes = [about for i, h in enumerate(store) for about in _episodes_of(i, h)]
-    return _Export(spaces, _our_metadata(store, known), episodes, leaves, True)
+    return _Export(spaces, _our_metadata(store, known), _with_steps(store, episodes), leaves, True)
+
+def _with_steps(store, episodes):
+    "Metadata of the episodes that have steps, by number."
+    return {n: about for n, (about, length) in enumerate(zip(episodes, store.episode_lengths)) if length}
 
 # %% ../../nbs/data/05_minari.ipynb #af8848ea
 def _our_metadata(store, known):
@@ -238,23 +257,23 @@ def _episodes_of(i, history):
     about = dict(history=i, task=history.task["name"], source=history.source["name"], history_seed=history.seed)
     instance = history.task.get("instance")
     if instance is not None: about["instance"] = _simple(instance)
-    return [{**about, "episode": e} for e in np.flatnonzero(history.lengths).tolist()]
+    return [{**about, "episode": e} for e in range(len(history))]
 
 def _simple(x): return x if isinstance(x, (int, float, str)) else json.dumps(x)
 
 # %% ../../nbs/data/05_minari.ipynb #5077a675
-def _export_theirs(facts, rest):
-    metadata, dtypes = facts["metadata"], facts["dtypes"]
+def _export_theirs(store, facts, rest):
+    metadata, dtypes, whole = facts["metadata"], facts["dtypes"], facts.get("whole", ())
     spaces = _minari_spaces(metadata)
-    episodes = [e["metadata"] for e in facts["episodes"]]
-    def leaves(n, episode): return _restored(_expected(episode, spaces, dtypes), rest(n))
+    episodes = _with_steps(store, [e["metadata"] for e in facts["episodes"]])
+    def leaves(n, episode): return _restored(_expected(episode, spaces, dtypes, whole), rest(n))
     return _Export(spaces, metadata, episodes, leaves, False)
 
 def _export_of(store, data_format):
     "What a store exports, checked."
     if data_format not in _FORMATS: raise UserError(nearest(data_format, _FORMATS, "data format of Minari"))
     facts, rest = _read_beside(store.path)
-    export = _export_theirs(facts, rest) if facts else _export_ours(store)
+    export = _export_theirs(store, facts, rest) if facts else _export_ours(store)
     if not export.episodes: raise UserError(f"the store {store.path} holds no transition: there is nothing to export")
     if data_format == "hdf5": _refuse_nul(store)
     return export
@@ -286,8 +305,8 @@ def _writable(x):
 
 def _buffers(store, export, bar):
     "The episodes of a store as Minari takes them."
-    whole = (h[e] for h in store for e in range(len(h)))
-    for n, episode in enumerate(x for x in whole if len(x)):
+    for n, episode in enumerate(h[e] for h in store for e in range(len(h))):
+        if n not in export.episodes: continue
         yield _buffer(_nested(export.leaves(n, episode)), export.episodes[n], export.spaces)
         bar.update(len(episode))
 
@@ -322,7 +341,7 @@ def _write_dataset(folder, data_format, export, buffers, metadata):
     storage.update_episodes(buffers)
     del storage.get_size
     storage.update_metadata(metadata)
-    storage.update_episode_metadata([_without(e, _GIVEN_OF_EPISODE) for e in export.episodes])
+    storage.update_episode_metadata([_without(e, _GIVEN_OF_EPISODE) for e in export.episodes.values()])
 
 # %% ../../nbs/data/05_minari.ipynb #a6fb18ee
 def to_minari(
@@ -354,11 +373,17 @@ def _opened(dataset):
     minari = _minari()
     if isinstance(dataset, minari.MinariDataset): return dataset
     folder = _folder_of(dataset)
-    metadata = json.loads((folder / "metadata.json").read_text())
-    _minari_spaces(metadata)
-    try: return minari.MinariDataset(folder)
-    except (ValueError, KeyError, OSError, AssertionError) as e:
-        raise UserError(f"{dataset}: Minari cannot read it: {e!r}") from e
+    with _readable(dataset):
+        metadata = json.loads((folder / "metadata.json").read_text())
+        _minari_spaces(metadata)
+        return minari.MinariDataset(folder)
+
+@contextmanager
+def _readable(dataset):
+    "What a damaged dataset does to those who read it, in one line."
+    try: yield
+    except UserError: raise
+    except Exception as e: raise UserError(f"{dataset}: Minari cannot read it, it is damaged: {_said(e)}") from e
 
 def _folder_of(dataset):
     places = [Path(dataset), Path(dataset) / "data"]
@@ -395,69 +420,167 @@ def _plain_values(d):
     if isinstance(d, dict): return {k: _plain_values(v) for k, v in d.items()}
     return d.tolist() if isinstance(d, (np.ndarray, np.generic)) else d
 
-def _episodes(dataset, bar):
-    "Leaves and metadata of each episode."
-    storage, which = dataset.storage, [int(i) for i in dataset.episode_indices]
-    for i, about, e in zip(which, storage.get_episode_metadata(which), storage.get_episodes(which)):
-        _check_steps(i, len(e["rewards"]), about["total_steps"])
-        bar.update(len(e["rewards"]))
-        yield _leaves({k: e[k] for k in _PARTS if e[k] is not None}), _plain_values(about)
+def _raw_episodes(storage, which):
+    "Metadata of each episode and what Minari reads of it; in place of one that it cannot read, the exception and None."
+    done = 0
+    while done < len(which):
+        left, fault = which[done:], LookupError("Minari does not find it")
+        try:
+            for about, e in zip(storage.get_episode_metadata(left), storage.get_episodes(left)):
+                yield about, e
+                done += 1
+        except Exception as e: fault = e
+        if done < len(which): yield fault, None
+        done += 1
 
-def _check_steps(i, n, said):
+def _episodes(dataset, bar, bad):
+    "Number, leaves and metadata of each episode; `bad` is told of one that cannot be read."
+    which = [int(i) for i in dataset.episode_indices]
+    for i, (about, e) in zip(which, _raw_episodes(dataset.storage, which)):
+        if e is None:
+            bad(i, about)
+            continue
+        try: leaves = _leaves({k: e[k] for k in _PARTS if e[k] is not None})
+        except Exception as fault: bad(i, fault)
+        else:
+            bar.update(len(leaves["rewards"]))
+            yield i, leaves, _plain_values(about)
+
+# %% ../../nbs/data/05_minari.ipynb #963efb37
+def _check_steps(leaves, about):
+    "Whether all parts of an episode have as many steps as they should."
+    if "total_steps" not in about: raise UserError("its metadata lack total_steps")
+    n, said = len(leaves["rewards"]), about["total_steps"]
     if n != said:
-        raise UserError(f"episode {i}: Minari reads {n} of its {said} steps; write the dataset in the HDF5 format")
+        raise UserError(f"Minari reads {n} of its {said} steps; it is damaged, or should be written in the HDF5 format")
+    for name, x in leaves.items():
+        part = name.partition("/")[0]
+        expected = n + 1 if part == "observations" else n
+        if part != "infos" and len(x) != expected:
+            raise UserError(f"{name} has length {len(x)}, expected {expected} for {n} steps")
 
-def _trajectory(leaves, theirs, spaces, logprob=None):
+def _flags(name, x):
+    "Flags as bool."
+    if x.dtype.kind in "biu" and ((x == 0) | (x == 1)).all(): return x.astype(bool)
+    raise UserError(f"{name} holds {_short(x, 40)}, expected true and false")
+
+# %% ../../nbs/data/05_minari.ipynb #e3339d7f
+def _trajectory(leaves, form, logprob=None):
     "The part of an episode that a history holds."
     part = _nested(leaves)
     n = len(part["rewards"])
-    return Trajectory(state=_column_of(theirs[0], part["observations"])[:n], reward=part["rewards"],
-                      action=_column_of(theirs[1], part["actions"]),
-                      logprob=np.full(n, np.nan) if logprob is None else logprob, spaces=spaces,
-                      terminated=part["terminations"].astype(bool), truncated=part["truncations"].astype(bool))
+    state, action = (form.column(k, part[k], n) for k in _SEEN)
+    terminated, truncated = (_flags(k, part[k]) for k in ("terminations", "truncations"))
+    return Trajectory(state=state, action=action, reward=part["rewards"], terminated=terminated,
+                      truncated=truncated, logprob=np.full(n, np.nan) if logprob is None else logprob,
+                      spaces=form.spaces)
+
+# %% ../../nbs/data/05_minari.ipynb #6335c259
+@dataclass
+class _Form:
+    "How a history holds what a dataset holds: in the dataset's own spaces, or as the task of its environment does."
+    theirs: tuple[Any, Any]  # spaces of the dataset: of observations and of actions
+    spaces: Spaces  # of the history
+    numbers: Any = None  # `Numbers`, the environment as its task has it; None: own spaces
+    whole: list[str] = field(default_factory=list)  # parts from which the numbers do not lead back
+
+    def column(self, name, values, n):
+        "A column of a history of n steps."
+        which = _SEEN.index(name)
+        if name not in self.whole: return _column_of(self.theirs[which], values)[:n]
+        write = (self.numbers.state_rows, self.numbers.action_rows)[which]
+        return np.array(write(_steps(self.theirs[which], values)[:n]))
+
+def _steps(space, values):
+    "The values of a part of an episode, one a step."
+    parts = _parts(space)
+    if parts is None: return list(values)
+    rows = [dict(zip(parts, row)) for row in zip(*(_steps(s, values[k]) for k, s in parts.items()))]
+    return [tuple(r.values()) for r in rows] if isinstance(space, Tuple) else rows
+
+def _own_form(theirs): return _Form(theirs, Spaces(*map(_held, theirs)))
+
+def _task_form(theirs, task):
+    "The form in which a task of Gymnasium holds its histories; `UserError` where the dataset is of other spaces."
+    numbers = task.first
+    _check_layouts(theirs, numbers.env, task.name)
+    whole = [k for k, a, b in zip(_SEEN, theirs, (task.spaces.state, task.spaces.action)) if not _is_plain(a, b)]
+    return _Form(theirs, task.spaces, numbers, whole)
+
+def _is_plain(theirs, ours):
+    "Whether a history holds the very values of the dataset."
+    if not (isinstance(theirs, Box) and isinstance(ours, Box)): return theirs == ours
+    return (theirs.shape, theirs.dtype) == (ours.shape, ours.dtype)
+
+# %% ../../nbs/data/05_minari.ipynb #835fa35d
+def _layout(space):
+    "What two spaces must have in common for one to hold the values of the other; bounds of real numbers may differ."
+    parts = _parts(space)
+    if parts is not None: return type(space).__name__, {k: _layout(s) for k, s in parts.items()}
+    if isinstance(space, Discrete): return "Discrete", int(space.n), int(space.start)
+    if isinstance(space, MultiDiscrete): return "MultiDiscrete", space.nvec.tolist(), space.start.tolist()
+    if isinstance(space, Box): return "Box", space.shape, space.dtype.kind == "f"
+    return type(space).__name__, space.shape
+
+def _check_layouts(theirs, env, name):
+    for what, a, b in zip(_SEEN, theirs, (env.observation_space, env.action_space)):
+        if _layout(a) == _layout(b): continue
+        raise UserError(f"its {what} are {_short(a)}, but {name} has {_short(b)}")
 
 # %% ../../nbs/data/05_minari.ipynb #73fd168f
 _WHOLE = "only a whole one can become the store again"
 
 def _read_ours(facts, episodes, out):
     "A store that `to_minari` wrote."
-    spaces = Spaces.from_json(facts["spaces"])
-    with StoreWriter(out, spaces, facts["info"]) as writer:
-        for i, about in enumerate(facts["histories"]):
-            places = [(i, e, n) for e, n in enumerate(about.pop("lengths"))]
-            parts = [_our_episode(episodes, place, spaces, facts["logprob"]) for place in places]
-            writer.put(i, History.from_episodes(parts, **about) if parts else _empty(spaces, about))
+    with _readable("the metadata ad_distill"): spaces, info, known, histories = _our_facts(facts)
+    form = _Form((spaces.state, spaces.action), spaces)
+    with StoreWriter(out, spaces, info) as writer:
+        for i, (lengths, about) in enumerate(histories):
+            parts = [_our_episode(episodes, (i, e, n), form, known) for e, n in enumerate(lengths)]
+            with _readable(f"the metadata ad_distill, history {i}"):
+                h = History.from_episodes(parts, **about) if parts else _empty(spaces, about)
+            writer.put(i, h)
         if next(episodes, None): raise UserError(f"the dataset has more episodes than its histories: {_WHOLE}")
+
+def _our_facts(facts):
+    "Spaces and info of the store, whether it knows logprobs, and lengths and provenance of each history."
+    histories = [(list(h["lengths"]), _without(h, ["lengths"])) for h in facts["histories"]]
+    return Spaces.from_json(facts["spaces"]), dict(facts["info"]), bool(facts["logprob"]), histories
 
 def _empty(spaces, about): return History(dict.fromkeys(COLUMNS, ()), np.zeros(0, np.int32), spaces, **about)
 
-def _our_episode(episodes, place, spaces, known):
+def _our_episode(episodes, place, form, known):
     "The next episode, which has to be that of `place`: number of the history, of the episode, transitions."
     i, e, n = place
-    if not n: return Trajectory(**dict.fromkeys(COLUMNS, ()), spaces=spaces)
-    leaves, of = next(episodes, ({}, {}))
+    if n == 0: return Trajectory(**dict.fromkeys(COLUMNS, ()), spaces=form.spaces)
+    number, leaves, of = next(episodes, (None, {}, {}))
     if (of.get("history"), of.get("episode"), of.get("total_steps")) != place:
         raise UserError(f"the dataset lacks episode {e} of history {i}, or has others before it: {_WHOLE}")
-    logprob = leaves.pop("infos/logprob")[:-1] if known else None
-    return _trajectory(leaves, (spaces.state, spaces.action), spaces, logprob)
+    with _readable(f"episode {number}"):
+        _check_steps(leaves, of)
+        logprob = leaves.pop("infos/logprob")[:-1] if known else None
+        return _trajectory(leaves, form, logprob)
 
 # %% ../../nbs/data/05_minari.ipynb #7d0a2dc0
 def _task_of(metadata, env):
-    "The task of a dataset: the environment that it names, or `env`; None if it came from a store, which has its own."
+    "The task of a dataset: `env`, or the environment that it names; None if it came from a store, which has its own."
     spec = _env_spec(metadata)
-    ours, named = "ad_distill" in metadata, spec.get("id")
-    if env and ours: raise _needless(metadata, env, "came from a store and says itself what its task is")
-    if env and named: raise _needless(metadata, env, f"says itself that it was recorded in {named}")
-    if ours: return None
-    if not (env or named): return {"name": "minari", "params": {"dataset": metadata["dataset_id"]}}
-    return {"name": f"gym:{env or named}", "params": _env_params(spec)}
+    if "ad_distill" not in metadata: return _their_task(metadata["dataset_id"], spec, env)
+    if not env: return None
+    raise UserError(f"dataset {metadata['dataset_id']} came from a store and says itself what its task is; leave out "
+                    f"env, {env!r} came")
 
-def _needless(metadata, env, says):
-    return UserError(f"dataset {metadata['dataset_id']} {says}; leave out env, {env!r} came")
+def _their_task(dataset, spec, env):
+    named = spec.get("id")
+    if not (env or named): return {"name": "minari", "params": {"dataset": dataset}}
+    params = _env_params(spec)
+    if env and env.rpartition(":")[2] != named: params.pop("kwargs", None)  # they are of the environment that is named
+    return {"name": f"gym:{env or named}", "params": params}
 
 def _env_spec(metadata):
-    try: return json.loads(metadata["env_spec"]) or {}
+    try: spec = json.loads(metadata["env_spec"])
     except (KeyError, TypeError, ValueError): return {}
+    return spec if isinstance(spec, dict) else {}
 
 def _env_params(spec):
     params = {}
@@ -465,36 +588,67 @@ def _env_params(spec):
     if spec.get("kwargs"): params["kwargs"] = json.dumps(spec["kwargs"])
     return params
 
-# %% ../../nbs/data/05_minari.ipynb #599fe79f
-def _read_theirs(dataset, metadata, task, episodes, out):
-    "A store with one history of the episodes of somebody else's dataset, and beside it what that cannot hold."
-    n = len(dataset.episode_indices)
-    if not n: raise UserError(f"dataset {dataset.id} holds no episode")
-    theirs = _minari_spaces(metadata)
-    about = dict(task={**task, "instance": None}, source=_source_of(metadata),
-                 versions={**versions(), "minari": metadata["minari_version"]})
-    info = {"task": task, "source": about["source"], "n_episodes": n}
-    with StoreWriter(out, Spaces(*map(_held, theirs)), info) as writer:
-        beside = _Beside(out, metadata=metadata, dtypes={})
-        parts = [_their_episode(i, *said, theirs, beside) for i, said in enumerate(episodes)]
-        beside.close()
-        writer.put(0, History.from_episodes(parts, **about, seed=_first_seed(beside)))
+# %% ../../nbs/data/05_minari.ipynb #dbe6f697
+def _form_of(dataset, theirs, task, env, notes):
+    "The form that the task asks for; the dataset's own where nobody knows the environment, or no more than its name."
+    kind, _, name = task["name"].partition(":")
+    if kind != "gym": return _own_form(theirs)
+    try:
+        if ":" in name and not env: raise UserError(f"it names {name!r}, of another package")
+        return _task_form(theirs, TASKS.make("gym", {**task["params"], "id": name}))
+    except UserError as e:
+        if env: raise UserError(f"dataset {dataset} does not fit env {env}: {e}") from e
+        notes.append(f"dataset {dataset} keeps its own spaces, and no model can be trained on it: {e}; if you know the "
+                     "environment, import it again with -s env ID, or -s env MODULE:ID")
+        return _own_form(theirs)
 
-def _source_of(metadata):
-    return {"name": metadata.get("algorithm_name") or "minari", "params": {"dataset": metadata["dataset_id"]}}
+# %% ../../nbs/data/05_minari.ipynb #28dddc13
+@dataclass
+class _Bad:
+    "Is told of damaged episodes: raises `UserError`, or notes that they are left out."
+    dataset: str
+    skip: bool
+    notes: list[str]
+
+    def __call__(self, i, fault):
+        line = f"dataset {self.dataset}, episode {i}: {_said(fault)}"
+        if not self.skip: raise UserError(f"{line} (--skip-bad imports the rest)") from fault
+        self.notes.append(f"left out: {line}")
+
+# %% ../../nbs/data/05_minari.ipynb #fa4a56a7
+def _read_theirs(metadata, task, form, episodes, out, bad):
+    "A store with one history of the episodes of somebody else's dataset, and beside it what that cannot hold."
+    dataset = metadata["dataset_id"]
+    source = {"name": metadata.get("algorithm_name") or "minari", "params": {"dataset": dataset}}
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".beside") as folder:
+        beside = _Beside(Path(folder), metadata=metadata, dtypes={}, whole=form.whole)
+        parts = _their_episodes(episodes, form, beside, bad)
+        if not parts: raise UserError(f"dataset {dataset} holds no whole episode")
+        about = dict(task={**task, "instance": None}, source=source, seed=_first_seed(beside),
+                     versions={**versions(), "minari": metadata["minari_version"]})
+        with StoreWriter(out, form.spaces, {"task": task, "source": source, "n_episodes": len(parts)}) as writer:
+            writer.put(0, History.from_episodes(parts, **about))
+        for file in Path(folder).iterdir(): file.rename(out / file.name)
+
+def _their_episodes(episodes, form, beside, bad):
+    "What a history holds of all episodes."
+    parts = []
+    for i, leaves, about in episodes:
+        try: parts.append(_their_episode(leaves, about, form, beside))
+        except OSError: raise  # no room beside the store
+        except Exception as fault: bad(i, fault)
+    beside.close()
+    return parts
 
 def _first_seed(beside): return beside.episodes[0]["metadata"].get("seed") or 0
 
-# %% ../../nbs/data/05_minari.ipynb #6b575923
-def _their_episode(i, leaves, about, theirs, beside):
-    "The part of episode `i` that a history holds; the rest goes to `beside`."
-    dtypes = beside.facts["dtypes"]
+def _their_episode(leaves, about, form, beside):
+    "The part of an episode that a history holds; the rest goes to `beside`."
+    _check_steps(leaves, about)
+    episode, dtypes = _trajectory(leaves, form), beside.facts["dtypes"]
     for k, x in leaves.items():
         if not isinstance(x, list): dtypes.setdefault(k, str(x.dtype))
-    try: episode = _trajectory(leaves, theirs, Spaces(*map(_held, theirs)))
-    except UserError as e:
-        raise UserError(f"dataset {beside.facts['metadata']['dataset_id']}, episode {i}: {e}") from e
-    beside.add(_remainder(leaves, _expected(episode, theirs, dtypes)), about)
+    beside.add(_remainder(leaves, _expected(episode, form.theirs, dtypes, form.whole)), about)
     return episode
 
 # %% ../../nbs/data/05_minari.ipynb #eb28a609
@@ -502,15 +656,27 @@ def from_minari(
     dataset: Any,  # id of one on this machine, its folder, or a `minari.MinariDataset`
     out: str | Path,  # directory of the new store
     progress: bool = False,  # show a progress bar, in transitions
-    env: str = "",  # id of the environment it was recorded in, such as "CartPole-v1", for a dataset that names none
+    env: str = "",  # the environment it was recorded in, such as "CartPole-v1"; default: the one that it names
+    skip_bad: bool = False,  # leave out damaged episodes
+    notes: list[str] | None = None,  # takes a line for each that is left out, and for what else should be known
 ) -> Store:  # of one history, or, if the dataset came from a store, of those of that store
     "A dataset of Minari as a store. `to_minari` gives an equal dataset back."
-    dataset = _opened(dataset)
+    dataset, notes = _opened(dataset), [] if notes is None else notes
     folder = dataset.storage.data_path
-    metadata = dataset.storage.read_raw_metadata(folder)
-    with new_folder(out) as work, _bar("reading", dataset.total_steps, progress) as bar:
-        task, episodes = _task_of(metadata, env), _episodes(dataset, bar)
-        if task: _read_theirs(dataset, metadata, task, episodes, work)
-        else: _read_ours(metadata["ad_distill"], episodes, work)
+    with _readable(dataset.id): metadata = _whole_metadata(dataset)
+    task, bad = _task_of(metadata, env), _Bad(metadata["dataset_id"], skip_bad and "ad_distill" not in metadata, notes)
+    with new_folder(out) as work, _bar("reading", metadata["total_steps"], progress) as bar:
+        episodes = _episodes(dataset, bar, bad)
+        if not task: _read_ours(metadata["ad_distill"], episodes, work)
+        else:
+            form = _form_of(metadata["dataset_id"], _minari_spaces(metadata), task, env, notes)
+            _read_theirs(metadata, task, form, episodes, work, bad)
         copy_beside(folder / "ad_distill", work)
     return Store.open(out)
+
+def _whole_metadata(dataset):
+    "Metadata of a dataset, with everything that is asked for later."
+    metadata = dataset.storage.read_raw_metadata(dataset.storage.data_path)
+    missing = [k for k in ("dataset_id", "minari_version", "total_steps") if k not in metadata]
+    if missing: raise UserError(f"{dataset.id}: its metadata lack {', '.join(missing)}")
+    return metadata

@@ -12,13 +12,14 @@ import functools, re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from math import gcd
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .core import CutOff, Problems, Reader, Run, log_folders, register_reader
 from ..registry import UserError, nearest
-from ..rlhf.rollouts import Rollout
+from ..rlhf.rollouts import Message, Rollout, conversation_text, message_of
 
 # %% ../../nbs/logs/03_trl.ipynb #ad9a50a6
 _ROLLOUT = "step", "prompt", "completion"  # columns of every log; the others are rewards, and what TRL made of them
@@ -36,7 +37,13 @@ def _parquet(file):
     if missing: raise CutOff(f"it has no column {' or '.join(missing)}, only {', '.join(names)}")
     return opened
 
-def _steps(opened): return opened.read(["step"])["step"].to_numpy()  # (rollouts,)
+def _steps(opened):
+    "(rollouts,) the step of each row."
+    import pyarrow as pa
+    steps = opened.read(["step"])["step"]
+    if pa.types.is_integer(steps.type) and not steps.null_count and (not len(steps) or steps.to_numpy().min() >= 0):
+        return steps.to_numpy()
+    raise CutOff(f"its column step holds {steps.type}, expected whole numbers from 0 on")
 
 # %% ../../nbs/logs/03_trl.ipynb #aaaf7953
 def _say_sparse(folder, steps, problems):
@@ -67,21 +74,79 @@ def _by_step(files, problems):
     return files
 
 # %% ../../nbs/logs/03_trl.ipynb #fd76df9b
-def _mark(file):
-    "The same for two files with the same rollouts: how many, and the first of them."
-    opened = _parquet(file)
-    first = next(opened.iter_batches(256, columns=["prompt", "completion"]))
-    return opened.metadata.num_rows, hash(str(first.to_pydict()))
+class _Look(NamedTuple):
+    "What the first rows of a file tell: the same for files with the same rollouts."
+    rows: int = 0  # in the whole file
+    prompts: int = 0  # hash of the prompts, in their order
+    each: frozenset = frozenset()  # hash of each prompt
+    rest: int = 0  # hash of all else but the step
 
-def _without_repeats(files, name, problems):
+def _look(file):
+    "The look of a file; an empty one for a file that cannot be read, which shows when it is."
+    try:
+        opened = _parquet(file)
+        names = [k for k in opened.schema_arrow.names if k != "step"]
+        first = next(opened.iter_batches(256, columns=names)).to_pydict()
+    except Exception: return _Look()
+    prompts = list(map(str, first.pop("prompt")))
+    each = frozenset(map(hash, prompts))
+    return _Look(opened.metadata.num_rows, hash(tuple(prompts)), each, hash(str(first)))
+
+def _same_rollouts(file, other):
+    "Whether two files hold the same rows, but for the step."
+    tables = [_parquet(f).read().drop_columns(["step"]) for f in (file, other)]
+    return tables[0].equals(tables[1])
+
+def _without_repeats(files, looks, name, problems):
     "Files without those that hold the same rollouts as the one before."
-    marks = [_mark(file) for file in files]
-    kept = [file for file, mark, before in zip(files, marks, [None, *marks]) if mark != before]
+    def repeats(file, before): return looks[file].rows and looks[file] == looks[before] and _same_rollouts(file, before)
+    kept = [file for file, before in zip(files, [None, *files]) if before is None or not repeats(file, before)]
     left_out = len(files) - len(kept)
     if left_out:
         problems.note(f"{name}: {left_out} of {len(files)} files repeat the batch of the file before "
                       "(it served several updates) and are left out")
     return kept
+
+# %% ../../nbs/logs/03_trl.ipynb #cc33b03a
+def _families(files, looks):
+    "Files in groups that share no prompt with each other."
+    families = []
+    for file in files:
+        mine = [f for f in families if any(looks[file].each & looks[other].each for other in f)]
+        families = [f for f in families if f not in mine] + [[*(x for f in mine for x in f), file]]
+    return families
+
+def _recurs(family, looks):
+    "Whether there are several files with the same prompts in the same order."
+    return len(family) > 1 and len({looks[file].prompts for file in family}) == 1
+
+def _is_every_kth(family, steps):
+    "Whether files are those of every k-th step that was logged."
+    own = {int(steps[file]) for file in family}
+    every = gcd(*own)
+    return every > 1 and own == {int(s) for s in steps.values() if s % every == 0}
+
+# %% ../../nbs/logs/03_trl.ipynb #ccdc6bf5
+def _evaluations(files, looks, steps):
+    "The files that an evaluation wrote; and those that one may have written, where training recurs in the same way."
+    recurring = [family for family in _families(files, looks) if _recurs(family, looks)]
+    found = [family for family in recurring if len(family) < len(files) and _is_every_kth(family, steps)]
+    if len(found) != 1: return [], []
+    return (found[0], []) if len(recurring) == 1 else ([], found[0])
+
+def _without_evaluations(files, looks, eval_steps, name, problems):
+    "Files without those that an evaluation wrote."
+    steps = {file: _steps(_parquet(file))[0] for file in files}
+    left_out, doubtful = _evaluations(files, looks, steps) if eval_steps == 0 else ([], [])
+    if eval_steps > 0: left_out = [file for file in files if steps[file] % eval_steps == 0]
+    if doubtful:
+        every = gcd(*(int(steps[file]) for file in doubtful))
+        problems.note(f"{name}: the batch of every step that {every} divides may be an evaluation's; -s eval_steps "
+                      f"{every} leaves them out")
+    if left_out:
+        problems.note(f"{name}: {len(left_out)} of {len(files)} files hold an evaluation's batch and are left out "
+                      "(-s eval_steps -1 takes them)")
+    return [file for file in files if file not in left_out]
 
 # %% ../../nbs/logs/03_trl.ipynb #937d739e
 def _is_reward(field):
@@ -97,20 +162,12 @@ def _numbers(text):
     except ValueError: pass
     raise UserError(f"weights: {text!r} came, expected numbers with commas between them, such as 1,0.5")
 
-def _reward_names(file, picked):
-    "Those columns of rewards that were picked, or all."
+def _picked_names(file, picked):
+    "The columns that were picked."
     known = [f.name for f in _parquet(file).schema_arrow if _is_reward(f)]
-    if not picked: return known
     for name in _split(picked):
         if name not in known: raise UserError(nearest(name, known, f"reward column of {file}"))
     return _split(picked)
-
-def _reward_columns(file, picked, weights):
-    "Names and weights of the columns that make the score."
-    names = _reward_names(file, picked)
-    numbers = _numbers(weights) if weights else [1.] * len(names)
-    if len(numbers) == len(names): return dict(zip(names, numbers))
-    raise UserError(f"weights: {len(numbers)} came for {len(names)} reward columns ({', '.join(names)})")
 
 # %% ../../nbs/logs/03_trl.ipynb #004f4ddf
 def weighted_score(
@@ -121,13 +178,127 @@ def weighted_score(
     total = np.nansum(rewards * weights[:, None], 0)  # (n,)
     return np.where(np.isnan(rewards).all(0), np.nan, total)
 
+# %% ../../nbs/logs/03_trl.ipynb #79385a58
+_LOOK_AT = 8  # files of a run whose advantages are compared
+
+def _float_columns(file):
+    import pyarrow as pa
+    return [f.name for f in _parquet(file).schema_arrow if _is_reward(f) and pa.types.is_floating(f.type)]
+
+def _groups(data):
+    "(n,) number of the group of completions of one prompt that each row is of."
+    keys = [*zip(data["step"], map(str, data["prompt"]))]
+    begins = [a != b for a, b in zip(keys, [None, *keys])]
+    return np.cumsum(begins) - 1  # (n,)
+
+def _advantages(score, group):
+    "What the advantages may be, if that is the score: (n,) each."
+    counts = np.bincount(group)  # (groups,)
+    mean = np.bincount(group, score) / counts  # (groups,)
+    above = score - mean[group]  # (n,)
+    spread = np.sqrt(np.bincount(group, above ** 2) / np.maximum(counts - 1, 1))  # (groups,)
+    batch = score.std(ddof=1) if len(score) > 1 else 0.
+    leave_one_out = counts / np.maximum(counts - 1, 1)  # (groups,) RLOO: above the mean of the others
+    return above / (spread[group] + 1e-4), above / (batch + 1e-4), above, above * leave_one_out[group]
+
+def _gives(rewards, weights, data):
+    "Whether the weighted rewards of a file give its advantages; None where the file cannot tell."
+    score, told = weighted_score(rewards, weights), np.array(data["advantage"], float)  # (n,) each
+    size = np.abs(told).max(initial=0)
+    if not size > 0 or not np.isfinite(told).all() or np.isnan(score).any(): return None
+    return any(np.abs(x - told).max() <= .02 * size for x in _advantages(score, _groups(data)))
+
+# %% ../../nbs/logs/03_trl.ipynb #a283b36f
+def _remainders(rewards, data):
+    "(n, f) rewards above the mean of their group, without what is proportional to the advantages; and with it."
+    group, told = _groups(data), np.array(data["advantage"], float)  # (n,) each
+    known = np.nan_to_num(rewards)  # (f, n) what does not apply adds nothing
+    above = [x - (np.bincount(group, x) / np.bincount(group))[group] for x in known]
+    above = np.array(above).T  # (n, f)
+    square = np.bincount(group, told ** 2)  # (groups,)
+    along = np.array([np.bincount(group, told * x) for x in above.T]).T  # (groups, f)
+    part = along / np.maximum(square, 1e-12)[:, None]  # (groups, f)
+    says = square[group] > 0  # (n,) groups without advantages say nothing
+    return (above - told[:, None] * part[group])[says], above[says], told[says]
+
+def _fitted_weights(samples, k):
+    "(k,) weights of the first columns that the advantages follow from, the first one 1; None if they do not say."
+    parts = [_remainders(rewards[:k], data) for rewards, data in samples]
+    rest, above, told = (np.concatenate(x) for x in zip(*parts))
+    if len(rest) <= 2 * k: return None
+    _, size, directions = np.linalg.svd(rest)  # (k,), (k, k)
+    if size[-1] > .02 * size[0] or size[-2] < .05 * size[0]: return None
+    weights = directions[-1] * np.sign(told @ above @ directions[-1])
+    if not weights[0] > 1e-3 * np.abs(weights).max(): return None
+    return np.array([float(f"{w:.3g}") for w in weights / weights[0]])
+
+# %% ../../nbs/logs/03_trl.ipynb #da60a6d1
+def _samples(files, names):
+    "Rewards (f, n) and other columns of the first files that have advantages."
+    samples = []
+    for file in files[:_LOOK_AT]:
+        opened = _parquet(file)
+        if "advantage" not in opened.schema_arrow.names: continue
+        data = next(opened.iter_batches(1024, columns=["step", "prompt", "advantage", *names])).to_pydict()
+        if None in data["advantage"]: continue
+        samples.append((np.array([data[name] for name in names], float), data))
+    return samples
+
+def _fits(samples, weights):
+    "Whether the sum of the first columns, weighted so, gives the advantages of all files that can tell."
+    k = len(weights)
+    said = [_gives(rewards[:k], weights, data) for rewards, data in samples]
+    said = [x for x in said if x is not None]
+    return bool(said) and all(said)
+
+def _found_weights(files, names):
+    "Weights of the first columns whose sum gives the advantages: all 1 if that does; None if none does."
+    samples = _samples(files, names)
+    for k in range(1, len(names) + 1):
+        if _fits(samples, np.ones(k)): return np.ones(k)
+    for k in range(2, len(names) + 1 if samples else 0):
+        weights = _fitted_weights(samples, k)
+        if weights is not None and _fits(samples, weights): return weights
+    return None
+
+# %% ../../nbs/logs/03_trl.ipynb #0ac9e33e
+def _found_columns(files, problems):
+    "Names and weights of the columns that are rewards; `UserError` where the log does not tell."
+    names, weights = _float_columns(files[0]), np.ones(1)
+    if len(names) > 1: weights = _found_weights(files, names)
+    if weights is None:
+        raise UserError(f"{files[0].parent}: which columns are rewards? There are {', '.join(names)}, and no sum of "
+                        f"the first of them gives the advantages: say it, such as -s columns {','.join(names[:2])} "
+                        "(and -s weights, where the trainer had reward_weights)")
+    found = dict(zip(names, weights.tolist()))
+    others = [f.name for f in _parquet(files[0]).schema_arrow if _is_reward(f) and f.name not in found]
+    if others:
+        problems.note(f"{files[0].parent}: left out as no rewards: {', '.join(others)} (-s columns "
+                      f"{','.join([*found, *others])} adds them)")
+    return found
+
+def _reward_columns(files, picked, weights, problems):
+    "Names and weights of the columns that make the score."
+    if not (picked or weights): return _found_columns(files, problems)
+    names = _picked_names(files[0], picked) if picked else _float_columns(files[0])
+    numbers = _numbers(weights) if weights else [1.] * len(names)
+    if len(numbers) == len(names): return dict(zip(names, numbers))
+    raise UserError(f"weights: {len(numbers)} came for {len(names)} reward columns ({', '.join(names)})")
+
 # %% ../../nbs/logs/03_trl.ipynb #127fa670
-def _as_text(x):
-    "A prompt or completion as text: of a conversation with one message its content, else lines `role: content`."
-    if not isinstance(x, list): return x or ""
-    messages = [(m.get("role"), m.get("content") or "") for m in x]
-    if len(messages) == 1: return messages[0][1]
-    return "\n".join(f"{role}: {content}" for role, content in messages)
+def _messages(x, written):
+    "A prompt or completion as messages; None for plain text."
+    if isinstance(x, str): return None
+    if isinstance(x, list) and x: return [message_of(m, written) for m in x]
+    raise UserError(f"{str(x)[:60]!r} came, expected text or a list of messages")
+
+def _rollout(prompt, completion, **about):
+    "A row as a rollout; `UserError` for what is neither text nor a conversation."
+    asked, said = _messages(prompt, False), _messages(completion, True)
+    if asked is None and said is None: return Rollout(prompt, completion, **about)
+    whole = [*(asked or [Message("user", prompt)]), *(said or [Message("assistant", completion, written=True)])]
+    return Rollout(conversation_text(asked) if asked else prompt, conversation_text(said) if said else completion,
+                   messages=whole, **about)
 
 def _scores(data, columns):
     "The score of each row."
@@ -135,14 +306,15 @@ def _scores(data, columns):
     weights = np.array([*columns.values()], float)  # (f,)
     return weighted_score(rewards.reshape(len(columns), len(data["step"])), weights).tolist()
 
-def _rows(batch, columns):
-    "The rollouts of a piece of a parquet file."
+def _rows(batch, columns, bad):
+    "The rollouts of a piece of a parquet file; `bad` takes the number of a row that is none, and why."
     data = batch.to_pydict()
     scores, steps, prompts, completions = _scores(data, columns), data["step"], data["prompt"], data["completion"]
     others = [k for k in data if k not in _ROLLOUT]
     for i, score in enumerate(scores):
-        yield Rollout(_as_text(prompts[i]), _as_text(completions[i]), score=score, optimizer_step=steps[i] - 1,
-                      more={k: data[k][i] for k in others})
+        about = dict(score=score, optimizer_step=steps[i] - 1, more={k: data[k][i] for k in others})
+        try: yield _rollout(prompts[i], completions[i], **about)
+        except UserError as e: bad(i, e)
 
 # %% ../../nbs/logs/03_trl.ipynb #5fece5e7
 def _batches(opened, steps):
@@ -159,10 +331,11 @@ def _read_parquet(file, columns, problems):
         steps = _steps(opened)
         there = len(steps)
         for batch in _batches(opened, steps):
-            yield from _rows(batch, columns)
+            def bad(i, e): problems.bad(f"{file}, row {n + i}: {e}", rollouts=1)
+            yield from _rows(batch, columns, bad)
             n += batch.num_rows
     except CutOff as e: problems.bad(f"{file} is damaged or foreign: {e.why}", files=1)
-    except (pa.ArrowException, OSError, KeyError) as e:
+    except (pa.ArrowException, OSError, KeyError, TypeError, UnicodeError) as e:
         why = f"{file} is damaged after {n} rollouts: {_one_line(e, 120)}"
         problems.bad(why, files=1, rollouts=max(0, there - n))
 
@@ -184,26 +357,32 @@ def _say_score(name, columns, problems):
 _FILES = {"log": r"completions_(\d+)\.parquet", "data set": r"\D*(\d+)(?:-of-\d+)?\.parquet"}
 _EXPECTED = "files completions_NNNNN.parquet, in it or in folders in it"
 
-def _run(folder, files, columns, problems):
-    "The run in a folder."
-    name = folder.parent.name if folder.name == "completions" else folder.name
+def _name_of(folder): return folder.parent.name if folder.name == "completions" else folder.name
+
+def _run(name, files, columns, problems):
+    "A run of these files."
     _say_score(name, columns, problems)
     about = {"reader": "trl", "form": "completions", "run": name, "rewards": columns}
     read = functools.partial(_read_parquet, columns=columns, problems=problems)
-    return Run(name, about, _without_repeats(files, name, problems), read)
+    return Run(name, about, files, read)
 
 @register_reader("trl")
 @dataclass(frozen=True)
 class TRL(Reader):
     "TRL 1.x: completions that GRPOTrainer logs (parquet); a file, a folder, or the name of a data set on the hub."
-    columns: str = ""  # reward columns that make the score, with commas between them; empty: all
+    columns: str = ""  # reward columns that make the score, with commas; empty: those whose sum gives the advantage
     weights: str = ""  # their weights (TRL's `reward_weights`), with commas between them; empty: 1 each
+    eval_steps: int = 0  # every so many steps the log has an evaluation's batch; 0: seen by its prompts; -1: never
 
     def runs(self, path: str | Path, tokenizer: Any = None, problems: Problems | None = None) -> Iterator[Run]:
         problems = problems or Problems()
         path = Path(path) if Path(path).exists() else _from_hub(str(path))
         for folder, _, files in log_folders(path, "TRL", _FILES, _EXPECTED):
-            files = _by_step(files, problems)
+            name, files = _name_of(folder), _by_step(files, problems)
             if not files: continue
-            columns = _reward_columns(files[0], self.columns, self.weights)
-            yield _run(folder, files, columns, problems)
+            looks = {file: _look(file) for file in files}
+            files = _without_evaluations(files, looks, self.eval_steps, name, problems)
+            files = _without_repeats(files, looks, name, problems)
+            if not files: continue
+            columns = _reward_columns(files, self.columns, self.weights, problems)
+            yield _run(name, files, columns, problems)

@@ -36,6 +36,8 @@ class LMAgent:
         self.failed, self.reward_right = np.zeros(self.b, bool), np.full(self.b, np.nan)
         self.foresees = model.settings.field_weights["reward"] > 0  # otherwise it was not taught rewards
         self.asked = self._rewards_to_ask_for()  # (b,) or None
+        self.sorts = bool(model.settings.sort)  # its context is in the order of returns, not of time
+        self.rank = None  # (b,) what counts for that order in place of the last reward, where somebody says so
 
     def observe(self,
         state: np.ndarray,  # (b, ...) like the others
@@ -281,7 +283,7 @@ def _write_what_came(self: LMAgent, state):
 
 @patch
 def _end_episodes(self: LMAgent, reward, done):
-    self.context.earn(reward)
+    self.context.earn(reward if self.rank is None else self.rank)
     self.context.end(done)
     if self.model.settings.sort: self.context.sort(done)
 

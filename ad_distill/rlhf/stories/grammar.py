@@ -6,7 +6,7 @@ Docs: https://ad-distill.github.io/ad_distill/rlhf/grammar.html.md"""
 
 # %% auto #0
 __all__ = ['SLOTS', 'PRESENT', 'AND', 'PAD', 'EOS', 'UNK', 'PROMPT_LENGTH', 'MAX_TOKENS', 'VOCABULARY', 'WORD_ID', 'VALENCE',
-           'KINDS', 'SENTENCE_KINDS', 'SHORT', 'LONG', 'slot_words', 'word_ids', 'compound', 'story_prompts',
+           'KINDS', 'SENTENCE_KINDS', 'SHORT', 'LONG', 'slot_words', 'word_ids', 'compound', 'story_prompts', 'compose',
            'story_completions', 'story_text', 'prompt_ids', 'completion_ids', 'is_story', 'Parts', 'StoryRewards']
 
 # %% ../../../nbs/rlhf/05_grammar.ipynb #c81bfa63
@@ -97,19 +97,25 @@ def story_prompts(
     return np.stack([name, went, to, the, place, stop], 1)  # (n, 6)
 
 # %% ../../../nbs/rlhf/05_grammar.ipynb #54dc16d6
+def compose(
+    prompts: np.ndarray,  # (n, 6), which say whether "He" or "She" begins
+    words: dict[str, np.ndarray],  # slot -> (n,) id of its word, or <pad> where it has none
+) -> np.ndarray:  # (n, MAX_TOKENS) int64, filled with <pad>
+    "The completions that have these words in their slots."
+    n = len(prompts)
+    def fixed(word): return np.full(n, WORD_ID[word])  # (n,)
+    conjunction = np.where(_NEEDS_AND[words["ending"]], WORD_ID["and"], PAD)
+    sentence = np.stack([
+        _pronouns(prompts), words["adverb"], words["verb"], fixed("a"), words["adjective"], words["noun"],
+        conjunction, words["ending"], fixed("."), fixed("<eos>")], 1)  # (n, MAX_TOKENS)
+    return _without_gaps(sentence)
+
 def story_completions(
     prompts: np.ndarray,  # (n, 6)
     rng: np.random.Generator,  # chooses
 ) -> np.ndarray:  # (n, MAX_TOKENS) int64, filled with <pad>
     "Random completions of the grammar: what the base story model is trained on."
-    n = len(prompts)
-    def fixed(word): return np.full(n, WORD_ID[word])  # (n,)
-    slot = {s: _slot_draws(s, n, rng) for s in SLOTS}
-    conjunction = np.where(_NEEDS_AND[slot["ending"]], WORD_ID["and"], PAD)
-    words = np.stack([
-        _pronouns(prompts), slot["adverb"], slot["verb"], fixed("a"), slot["adjective"], slot["noun"],
-        conjunction, slot["ending"], fixed("."), fixed("<eos>")], 1)  # (n, MAX_TOKENS)
-    return _without_gaps(words)
+    return compose(prompts, {s: _slot_draws(s, len(prompts), rng) for s in SLOTS})
 
 def _pronouns(prompts):  # (n, 6) -> (n,)
     is_he = np.isin(prompts[:, 0], word_ids(PEOPLE["He"]))
@@ -281,6 +287,28 @@ def __call__(self: StoryRewards,
         valences, words = _VALENCE[completions].sum(1), _IS_WORD[completions].sum(1)  # (n, l) -> (n,)
         value = value + _shared(shares, valences, words)
     return np.where(is_story(completions), np.round(value, 2), 0)
+
+# %% ../../../nbs/rlhf/05_grammar.ipynb #b1852f42
+@patch
+def table(self: StoryRewards,
+    completions: np.ndarray,  # (n, l) ids, ended by <eos>, filled with <pad>
+) -> np.ndarray:  # (functions, n) float64, as by a call
+    "What every function pays for every completion."
+    paid = np.stack([worth[completions].sum(1) for worth in self.parts.worth])  # (functions, n)
+    valences, words = _VALENCE[completions].sum(1), _IS_WORD[completions].sum(1)  # (n, l) -> (n,)
+    for i in np.flatnonzero(self.parts.shares.any(1)):
+        paid[i] += _shared(self.parts.shares[i:i + 1], valences, words)
+    return np.where(is_story(completions), np.round(paid, 2), 0)
+
+@patch
+def alike(self: StoryRewards,
+    n: int = 4000,  # base stories
+    most: float = .99,  # correlation below which functions are different ones
+) -> np.ndarray:  # (functions, functions) bool
+    "Which functions are one in effect: what they pay for base stories correlates by at least `most`."
+    rng = np.random.default_rng(0)
+    paid = self.table(story_completions(story_prompts(n, rng), rng))  # (functions, n)
+    return np.corrcoef(paid) >= most
 
 # %% ../../../nbs/rlhf/05_grammar.ipynb #f611674b
 def _bounds(parts, i):

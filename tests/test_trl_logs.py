@@ -1,0 +1,200 @@
+"""Logs of TRL as people have them: what is a reward, who spoke, whose batch it was."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from ad_distill import UserError, import_log
+from ad_distill.logs.core import Problems
+from ad_distill.logs.trl import TRL
+
+
+def write(folder, step, **columns):
+    folder = folder / "completions"
+    folder.mkdir(parents=True, exist_ok=True)
+    n = len(columns["completion"])
+    table = pa.table({"step": [step] * n, **columns})
+    pq.write_table(table, folder / f"completions_{step:05}.parquet")
+
+
+def read(folder, problems=None, **settings):
+    (run,) = TRL(**settings).runs(folder, problems=problems or Problems())
+    return run, list(run.rollouts())
+
+
+def advantages(score, size, scale):
+    "As TRL 1.16 makes them: above the mean of the group, by the spread of the group, of the batch, or by nothing."
+    groups = score.reshape(-1, size)
+    above = groups - groups.mean(1, keepdims=True)
+    spread = {"group": groups.std(1, ddof=1, keepdims=True), "batch": score.std(ddof=1), "none": 1 - 1e-4}[scale]
+    return (above / (spread + 1e-4)).ravel()
+
+
+def graded(folder, weights, scale, extra=(), steps=3, size=4, groups=4, seed=0):
+    "A log of some reward functions with these weights, and what else was logged."
+    rng = np.random.default_rng(seed)
+    n = size * groups
+    for step in range(1, steps + 1):
+        rewards = {f"reward_{i}": rng.random(n) for i in range(len(weights))}
+        score = sum(w * r for w, r in zip(weights, rewards.values()))
+        prompts = [f"prompt {step} {i // size}" for i in range(n)]
+        others = {name: rng.random(n) for name in extra}
+        columns = {k: [*map(float, x)] for k, x in {**rewards, **others}.items()}
+        told = {"advantage": advantages(score, size, scale)}
+        write(folder, step, prompt=prompts, completion=[f"{step} {i}" for i in range(n)], **columns, **told)
+    return folder
+
+
+# trl #5233: what a reward function logs beside (`log_extra`) is numeric too
+@pytest.mark.parametrize("scale", ["group", "batch", "none"])
+@pytest.mark.parametrize("weights", [(1,), (1, 1), (1, 0.5), (1, 2, 0.25), (1, -0.5)], ids=str)
+def test_rewards_are_what_gives_the_advantages(weights, scale, tmp_path):
+    problems = Problems()
+    run, _ = read(graded(tmp_path / "run", weights, scale, extra=("confidence", "gold")), problems)
+    assert run.about["rewards"] == {f"reward_{i}": w for i, w in enumerate(weights)}
+    assert any("confidence, gold" in note for note in problems.notes)
+
+
+def test_a_gold_answer_is_no_reward(tmp_path):
+    "Whole numbers are never rewards of TRL, and what is the same for a whole group changes no advantage."
+    for kind in (int, float):
+        folder = tmp_path / kind.__name__
+        about = dict(prompt=["6 * 7"] * 2 + ["5 * 5"] * 2, completion=list("abcd"), right=[1.0, 0.0, 1.0, 0.0])
+        write(folder, 1, **about, gold=[*map(kind, (42, 42, 25, 25))], advantage=[0.7, -0.7, 0.7, -0.7])
+        problems = Problems()
+        assert [r.score for r in read(folder, problems)[1]] == [1, 0, 1, 0]
+        assert any("gold" in note for note in problems.notes)
+        assert [r.score for r in read(folder, columns="right,gold")[1]] == [43, 42, 26, 25]
+
+
+def test_where_advantages_decide_nothing_a_line_asks(tmp_path):
+    about = dict(prompt=["p"] * 4, completion=list("abcd"), right=[1.0, 0.0, 1.0, 0.0], sure=[0.1, 0.2, 0.4, 0.3])
+    write(tmp_path / "even", 1, **about, advantage=[0.0] * 4)
+    write(tmp_path / "none", 1, **about)
+    for name in ("even", "none"):
+        with pytest.raises(UserError, match="-s columns right,sure") as e:
+            read(tmp_path / name)
+        assert "\n" not in str(e.value)
+        assert [r.score for r in read(tmp_path / name, columns="right")[1]] == [1, 0, 1, 0]
+
+
+CALL = {"type": "function", "function": {"name": "add", "arguments": {"a": 2, "b": 3}}}
+
+
+# trl #5309, #5366: calls of tools, thoughts and names; trl #5323, #3072: contents in parts
+@pytest.mark.parametrize(
+    ("messages", "text", "written"),
+    [
+        ([{"role": "assistant", "content": "5"}], "5", [True]),
+        ([{"role": "assistant", "content": None, "tool_calls": [CALL]}],
+         '<tool_call>{"name": "add", "arguments": {"a": 2, "b": 3}}</tool_call>', [True]),
+        ([{"role": "assistant", "reasoning_content": "2 and 3.", "content": "5"}], "<think>2 and 3.</think> 5", [True]),
+        ([{"role": "assistant", "content": "", "tool_calls": [CALL]}, {"role": "tool", "name": "add", "content": "5"},
+          {"role": "assistant", "content": "It is 5."}],
+         'assistant: <tool_call>{"name": "add", "arguments": {"a": 2, "b": 3}}</tool_call>\ntool add: 5\n'
+         "assistant: It is 5.", [True, False, True]),
+        ([{"role": "assistant", "content": [{"type": "image"}, {"type": "text", "text": "A cat."}]}], "<image>A cat.",
+         [True]),
+        ([{"role": "assistant", "name": "Ada", "content": "5"}], "assistant Ada: 5", [True]),
+    ],
+    ids=["plain", "call", "thought", "tool", "parts", "name"],
+)  # fmt: skip
+def test_nothing_in_a_conversation_vanishes(messages, text, written, tmp_path):
+    asked = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "2 and 3?"}]
+    write(tmp_path / "run", 1, prompt=[asked] * 2, completion=[messages] * 2, right=[1.0, 0.0])
+    rollout = read(tmp_path / "run")[1][0]
+    assert (rollout.prompt, rollout.completion) == ("system: Be brief.\nuser: 2 and 3?", text)
+    assert [m.written for m in rollout.messages] == [False, False, *written]
+
+
+def test_completions_that_differ_in_a_call_only(tmp_path):
+    calls = [{**CALL, "function": {"name": "add", "arguments": {"a": a, "b": 3}}} for a in (2, 9)]
+    said = [[{"role": "assistant", "content": "", "tool_calls": [call]}] for call in calls]
+    write(tmp_path / "run", 1, prompt=["p"] * 2, completion=said, right=[1.0, 0.0])
+    first, second = read(tmp_path / "run")[1]
+    assert first.completion != second.completion
+
+
+@pytest.mark.parametrize("bad", [None, [None], ["text"], [{"content": "no role"}], []], ids=repr)
+def test_a_row_that_is_no_rollout(bad, tmp_path):
+    good = [{"role": "user", "content": "p"}]
+    if bad == ["text"]:
+        good = ["more text"]  # a column of lists of text
+    write(tmp_path / "run", 1, prompt=[bad, good, good], completion=list("abc"), right=[1.0, 0.0, 1.0])
+    with pytest.raises(UserError, match=r"completions_00001.parquet, row 0: .*--skip-bad"):
+        read(tmp_path / "run")
+    if bad != ["text"]:
+        problems = Problems(skip=True)
+        assert [r.completion for r in read(tmp_path / "run", problems)[1]] == ["b", "c"] and problems.rollouts == 1
+
+
+@pytest.mark.parametrize("steps", [[3.5e38, 1.0], [1.5, 2.0], [None, 1], [-1, 2], ["1", "2"]], ids=repr)
+def test_steps_that_are_no_steps(steps, tmp_path):
+    folder = tmp_path / "completions"
+    folder.mkdir()
+    table = pa.table({"step": steps, "prompt": ["p", "q"], "completion": ["a", "b"], "right": [0.0, 1.0]})
+    pq.write_table(table, folder / "completions_00001.parquet")
+    with pytest.raises(UserError, match="column step"):
+        list(TRL().runs(tmp_path))
+
+
+def evaluated(folder, train, check, steps=6, every=2):
+    "A log whose every k-th batch is an evaluation's: `train` and `check` give the prompts of a step."
+    rng = np.random.default_rng(1)
+    for step in range(1, steps + 1):
+        prompts = check(step) if step % every == 0 else train(step)
+        n = len(prompts)
+        write(folder, step, prompt=prompts, completion=[f"{step} {i}" for i in range(n)], right=[*rng.random(n)])
+    return folder
+
+
+# trl #6613: an evaluation's batch is written over the training batch of that step
+def test_evaluations_are_left_out(tmp_path):
+    problems = Problems()
+    run, rollouts = read(
+        evaluated(tmp_path / "run", lambda t: [f"{t}"] * 2 + [f"{t + 50}"] * 2, lambda t: ["x", "x", "y", "y"]),
+        problems,
+    )
+    assert [f.name[-9] for f in run.files] == ["1", "3", "5"]
+    assert not {"x", "y"} & {r.prompt for r in rollouts}
+    assert any("3 of 6 files hold an evaluation" in note for note in problems.notes)
+    assert len(read(tmp_path / "run", eval_steps=-1)[0].files) == 6
+    assert len(read(tmp_path / "run", eval_steps=3)[0].files) == 4
+
+
+@pytest.mark.parametrize("order", ["few", "unshuffled", "once"])
+def test_what_is_no_evaluation_stays(order, tmp_path):
+    train = {
+        "few": lambda t: [["a", "b"], ["b", "a"]][t % 3 == 0],  # a small data set, shuffled
+        "unshuffled": lambda t: [str(t % 2)] * 2,  # two batches in turn
+        "once": lambda t: [str(t)] * 2,  # each prompt once
+    }[order]
+    assert len(read(evaluated(tmp_path / "run", train, train))[0].files) == 6
+
+
+# ms-swift #4570, trl #6166: batches of the same texts are not the same batch
+def test_only_what_is_repeated_is_left_out(tmp_path):
+    n = 300
+    texts = dict(prompt=["p"] * n, completion=["a"] * n)
+    scores = np.zeros(n)
+    write(tmp_path / "run", 1, **texts, right=[*scores])
+    write(tmp_path / "run", 2, **texts, right=[*scores])
+    scores[-1] = 1
+    write(tmp_path / "run", 3, **texts, right=[*scores])
+    texts["completion"] = ["a"] * (n - 1) + ["b"]
+    write(tmp_path / "run", 4, **texts, right=[*scores])
+    problems = Problems()
+    run, rollouts = read(tmp_path / "run", problems)
+    assert [f.name[-9] for f in run.files] == ["1", "3", "4"] and len(rollouts) == 3 * n
+    assert any("1 of 4 files repeat" in note for note in problems.notes)
+
+
+def test_a_conversation_becomes_a_store(tmp_path):
+    said = [[{"role": "assistant", "content": "", "tool_calls": [CALL]}], [{"role": "assistant", "content": "5"}]]
+    write(tmp_path / "run", 1, prompt=["p"] * 2, completion=said, right=[1.0, 0.0])
+    store, _ = import_log("trl", tmp_path / "run", tmp_path / "store")
+    assert [e.action[0] for e in store[0]] == [
+        '<tool_call>{"name": "add", "arguments": {"a": 2, "b": 3}}</tool_call>',
+        "5",
+    ]
