@@ -424,6 +424,14 @@ def test_classifier_is_a_reward(tmp_path):
     assert ((0 < r) & (r < 1)).all()
 
 
+def test_a_classifier_without_its_head_is_none(tmp_path):
+    "transformers would draw a random one, with a warning."
+    story_model().save_pretrained(tmp_path)
+    story_tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="no text classifier at .* lack score.weight"):
+        make_reward(f"classifier:{tmp_path}")
+
+
 # the story model and RLOO
 
 

@@ -18,7 +18,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 from .forms import Compact
 from .serializer import Serializer
 from .tokens import TokenStream
-from ..registry import UserError
+from ..registry import UserError, reason
 from ..trajectory import History, Trajectory
 
 # %% ../../nbs/language/05_tokenizers.ipynb #48c84a4e
@@ -171,11 +171,18 @@ def open_tokenizer(
     check_folder(path, "tokenizer")
     try: return AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
     except Exception as e:  # OSError, ValueError, KeyError, ...: whatever is wrong with the files
-        why = (str(e).strip() or repr(e)).splitlines()[0].rstrip(".")
-        raise UserError(f"there is no tokenizer at {str(path)!r}: {why}; give a directory made by save_pretrained, "
-                        "or a name on the hub") from e
+        raise UserError(f"there is no tokenizer at {str(path)!r}: {reason(e)}; give a directory made by "
+                        "save_pretrained, or a name on the hub") from e
 
 # %% ../../nbs/language/05_tokenizers.ipynb #ba44725b
+def _check_ids(tokenizer, path):
+    "Two tokens with one id could not be told apart."
+    words = {}
+    for word, i in tokenizer.get_vocab().items():
+        other = words.setdefault(i, word)
+        if other != word:
+            raise UserError(f"the tokenizer at {str(path)!r} is damaged: {other!r} and {word!r} are both {i}")
+
 def load_tokenizer(
     path: str | Path,  # directory or name on the hub
 ) -> PreTrainedTokenizerFast:
@@ -184,6 +191,7 @@ def load_tokenizer(
     if getattr(tokenizer, "backend_tokenizer", None) is None:
         raise UserError(f"the tokenizer at {str(path)!r} is a slow one ({type(tokenizer).__name__}); convert it to a "
                         "tokenizer.json first")
+    _check_ids(tokenizer, path)
     content = json.loads(tokenizer.backend_tokenizer.to_str())
     steps = ("normalizer", "pre_tokenizer", "decoder")
     plain = content | {k: _without_prefix(content[k], k) for k in steps}

@@ -8,21 +8,24 @@ Docs: https://ad-distill.github.io/ad_distill/models_lm.html.md"""
 __all__ = ['FORMAT', 'VERSION', 'LMSettings', 'small_lm', 'pretrained_lm', 'LMModel']
 
 # %% ../../nbs/30_models_lm.ipynb #57ae33db
-import json
 from dataclasses import asdict, dataclass, field
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
+from safetensors import safe_open
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers.utils import logging
 
+from ..data.checked import check_kinds, is_number, read_checked, write_checked
 from ..language.serializer import FIELDS, Serializer, serializer_from_json
 from ..language.tokenizers import check_folder, load_tokenizer
 from ..language.tokens import TokenStream
-from ..registry import UserError
+from ..registry import UserError, nearest, reason
 
 # %% ../../nbs/30_models_lm.ipynb #a3db2ef7
 FORMAT, VERSION = "ad_distill-lm", 1  # what `ad_distill.json` says it is
@@ -40,6 +43,8 @@ class LMSettings:
     about: dict[str, Any] = field(default_factory=dict)  # where it comes from: task, store, windows
 
     def __post_init__(self):
+        check_kinds(self, episodes=Integral, max_tokens=Integral, max_action_tokens=Integral, slide=Integral,
+                    sort=bool, ask=Real, field_weights=dict, about=dict)
         if self.episodes < 1 or self.max_tokens < 1:
             raise UserError(f"episodes and max_tokens must be at least 1, not {self.episodes} and {self.max_tokens}")
         if self.max_action_tokens < 1:
@@ -51,7 +56,8 @@ class LMSettings:
 def _all_weights(given):
     "A weight for every field."
     weights = {**dict.fromkeys(FIELDS, 1.), **given}
-    if set(weights) == set(FIELDS) and min(weights.values()) >= 0 and weights["action"] > 0: return weights
+    all_numbers = all(is_number(x) and x >= 0 for x in weights.values())
+    if set(weights) == set(FIELDS) and all_numbers and weights["action"] > 0: return weights
     raise UserError(f"field_weights are of {', '.join(FIELDS)}, none below 0 and the action's above; not {given}")
 
 # %% ../../nbs/30_models_lm.ipynb #5209a703
@@ -70,6 +76,58 @@ def small_lm(
                          pad_token_id=tokenizer.pad_token_id, bos_token_id=None, eos_token_id=None)
     return AutoModelForCausalLM.from_config(config)
 
+# %% ../../nbs/30_models_lm.ipynb #911757ed
+def _open_lm(path, **given):
+    "A causal language model with all its weights, and the names of weights in the files that it has no use for."
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()  # what it would warn of is an error here
+    try:
+        _check_config(path)
+        lm, found = AutoModelForCausalLM.from_pretrained(path, trust_remote_code=False, output_loading_info=True,
+                                                         **given)
+    except UserError: raise
+    except Exception as e:  # of the files, the configuration or the hub, whatever is wrong with them
+        raise UserError(f"no causal language model in {path}: {reason(e)}") from e
+    finally: logging.set_verbosity(before)
+    missing = sorted([*found["missing_keys"], *(x[0] for x in found["mismatched_keys"])])
+    if missing: raise UserError(f"no causal language model in {path}: {_some(missing)} missing in its weights")
+    return lm, sorted(found["unexpected_keys"])
+
+def _some(names): return f"{names[0]} is" if len(names) == 1 else f"{names[0]} and {len(names) - 1} more are"
+
+# %% ../../nbs/30_models_lm.ipynb #68fe5830
+def _check_config(path):
+    "Look at the configuration, and at the heads of weights that are here, before any memory is taken."
+    if (Path(path) / "adapter_config.json").exists():
+        raise UserError(f"{path} holds an adapter of another model (adapter_config.json), and data may not name the "
+                        "model to load; merge it (peft: merge_and_unload) and save that")
+    config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+    layers, tensors = getattr(config, "num_hidden_layers", 1), _tensors(path)
+    if not tensors: return
+    if layers > len(tensors):
+        raise UserError(f"{path}/config.json says {layers} layers, the weights are {len(tensors)} tensors")
+    with torch.device("meta"): model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    wanted, there = sum(p.numel() for p in model.parameters()), sum(size for size, _ in tensors.values())
+    packed = 2 if getattr(config, "quantization_config", None) is None else 32  # a weight may be saved once for two
+    if wanted <= packed * there: return
+    raise UserError(f"{path}/config.json describes {wanted} weights, the files hold {there}")
+
+def _tensors(path):
+    "Size and type of each tensor in the safetensors files in a folder; none for a name on the hub."
+    found = {}
+    for file in sorted(Path(path).glob("*.safetensors")):
+        with safe_open(file, "pt") as f: heads = {k: f.get_slice(k) for k in f.keys()}
+        found |= {k: (torch.Size(x.get_shape()).numel(), x.get_dtype()) for k, x in heads.items()}
+    return found
+
+def _check_own_weights(path, lm, unknown):
+    "Of what we saved, the model has a use for all, and real numbers are saved as such."
+    what = f"the weights in {path} are not those of its config.json"
+    if unknown: raise UserError(f"{what}: {_some(unknown)} unknown")
+    real = {k for k, v in lm.state_dict().items() if v.is_floating_point()}
+    for name, (_, dtype) in _tensors(path).items():
+        if name in real and not dtype.startswith(("F", "BF")): raise UserError(f"{what}: {name} holds {dtype}")
+
 # %% ../../nbs/30_models_lm.ipynb #317099b0
 def pretrained_lm(
     base: str | Path,  # path of a Hugging Face folder, or name on the hub
@@ -77,9 +135,7 @@ def pretrained_lm(
 ) -> PreTrainedModel:
     "Any pretrained causal language model. Raises `UserError` when there is none under that path or name."
     check_folder(base, "causal language model")
-    try: lm = AutoModelForCausalLM.from_pretrained(base, trust_remote_code=False)
-    except (OSError, ValueError) as e:
-        raise UserError(f"no causal language model in {base}: {str(e).splitlines()[0]}") from e
+    lm, _ = _open_lm(base)
     return _with_lora(lm, lora) if lora else lm
 
 def _with_lora(lm, rank):
@@ -145,6 +201,9 @@ def _mean_by_field(nll, field, there):
     return sums.index_add(0, field, nll * there) / counts.index_add(0, field, there.to(nll.dtype))
 
 # %% ../../nbs/30_models_lm.ipynb #c0f0a975
+_FILES = ("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*.json",
+          "special_tokens_map.json")  # of a model and its tokenizer
+
 @patch
 def save(self: LMModel,
     path: str | Path,  # directory, made if needed
@@ -155,29 +214,41 @@ def save(self: LMModel,
     self.tokenizer.save_pretrained(path)
     about = {"format": FORMAT, "version": VERSION, "serializer": self.serializer.to_json(),
              "settings": asdict(self.settings)}
-    (Path(path) / "ad_distill.json").write_text(json.dumps(about, indent=2))
+    files = sorted({p.name for pattern in _FILES for p in Path(path).glob(pattern)})
+    write_checked(Path(path) / "ad_distill.json", about, files)
 
 # %% ../../nbs/30_models_lm.ipynb #920cdcf5
 def _read_about(path):
     "What `ad_distill.json` in a model directory says."
-    file = Path(path) / "ad_distill.json"
-    try: d = json.loads(file.read_text())
+    try: d = read_checked(Path(path) / "ad_distill.json")
     except OSError as e:
         raise UserError(f"no language model in {path}: {e.strerror} (ad_distill.json); expected a directory made by "
                         "`ad_distill train --model lm`") from e
-    except ValueError as e: raise UserError(f"{file} is damaged: {e}") from e
     found, version = d.get("format"), d.get("version")
     if (found, version) == (FORMAT, VERSION): return d
     raise UserError(f"{path}/ad_distill.json says {found!r}, version {version!r}; expected {FORMAT!r}, version "
                     f"{VERSION}")
 
+def _read_settings(d):
+    "The settings that a file holds; it may be older than some of them."
+    if not isinstance(d, dict): raise UserError(f"settings: {d!r:.60} came, expected names with values")
+    fields = LMSettings.__dataclass_fields__
+    unknown = next((k for k in d if k not in fields), None)
+    if unknown is not None: raise UserError(nearest(unknown, fields, "setting"))
+    return LMSettings(**d)
+
+# %% ../../nbs/30_models_lm.ipynb #a7305229
 @patch(cls_method=True)
 def load(cls: LMModel,
     path: str | Path,  # directory written by `save`
     device: str = "cpu",  # where to put it
 ) -> LMModel:
-    "Read a model back. Raises `UserError` when the folder holds none of ours."
+    "Read a model back. Raises `UserError` when the folder holds none of ours, or is damaged."
     about = _read_about(path)
-    lm = AutoModelForCausalLM.from_pretrained(path, trust_remote_code=False)
-    serializer, settings = serializer_from_json(about["serializer"]), LMSettings(**about["settings"])
+    try:
+        serializer, settings = serializer_from_json(about["serializer"]), _read_settings(about["settings"])
+    except Exception as e:  # whatever is wrong with the values
+        raise UserError(f"{path}/ad_distill.json: {reason(e)}") from e
+    lm, unknown = _open_lm(path, use_safetensors=True)
+    _check_own_weights(path, lm, unknown)
     return cls(lm, serializer, load_tokenizer(path), settings).to(device).eval()

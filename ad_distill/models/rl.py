@@ -8,8 +8,8 @@ Docs: https://ad-distill.github.io/ad_distill/models_rl.html.md"""
 __all__ = ['FORMAT', 'VERSION', 'FIELDS', 'RLConfig', 'ValueEmbedding', 'ValueHead', 'rotate', 'Block', 'RLModel', 'Cache']
 
 # %% ../../nbs/20_models_rl.ipynb #d7c93a7c
-import json
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,12 @@ import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 from gymnasium.spaces import Box, Discrete, MultiDiscrete
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..registry import UserError
+from ..data.checked import check_kinds, is_number, read_checked, write_checked
+from ..registry import UserError, nearest, reason
 from ..trajectory import Spaces
 
 # %% ../../nbs/20_models_rl.ipynb #53cf1e02
@@ -47,6 +49,8 @@ class RLConfig:
     about: dict[str, Any] = field(default_factory=dict)  # where it comes from: task, store, windows
 
     def __post_init__(self):
+        check_kinds(self, layers=Integral, width=Integral, heads=Integral, context=Integral, inputs=tuple,
+                    reward_scale=Real, loss_weights=dict, about=dict)
         self._check_sizes()
         self._check_fields()
         self._check_spaces()
@@ -55,11 +59,11 @@ class RLConfig:
 @patch
 def _check_sizes(self: RLConfig):
     if not self.reward_scale > 0: raise UserError(f"reward_scale must be positive, not {self.reward_scale}")
-    if self.width % self.heads or self.width // self.heads % 2:
-        raise UserError(f"width {self.width} must be an even multiple of heads {self.heads}")
-    for name in ("layers", "context"):
+    for name in ("layers", "width", "heads", "context"):
         value = getattr(self, name)
         if value < 1: raise UserError(f"{name} must be at least 1, not {value}")
+    if self.width % self.heads or self.width // self.heads % 2:
+        raise UserError(f"width {self.width} must be an even multiple of heads {self.heads}")
 
 @patch
 def _check_spaces(self: RLConfig):
@@ -71,11 +75,14 @@ def _check_spaces(self: RLConfig):
 
 @patch
 def _check_fields(self: RLConfig):
-    if not {"state"} <= set(self.inputs) <= set(FIELDS):
+    if "state" not in self.inputs or any(x not in FIELDS for x in self.inputs):
         raise UserError(f"inputs {self.inputs} must hold 'state' and may hold action, reward, logprob")
-    if set(self.loss_weights) != set(FIELDS) or self.loss_weights["action"] <= 0:
-        raise UserError(f"loss_weights must name {', '.join(sorted(FIELDS))}, the action's above 0; not "
-                        f"{self.loss_weights}")
+    weights, values = self.loss_weights, self.reward_values
+    all_numbers = all(is_number(x) for x in weights.values())
+    if set(weights) != set(FIELDS) or not all_numbers or weights["action"] <= 0:
+        raise UserError(f"loss_weights must name {', '.join(sorted(FIELDS))}, the action's above 0; not {weights}")
+    if values is not None and not (isinstance(values, tuple) and all(is_number(x) for x in values)):
+        raise UserError(f"reward_values: {values!r:.60} came, expected a list of numbers, or nothing")
 
 # %% ../../nbs/20_models_rl.ipynb #ae7e2eff
 @patch
@@ -95,6 +102,9 @@ def from_json(cls: RLConfig,
     if version != VERSION:
         raise UserError(f"configuration version {version!r}, expected {VERSION}; install the ad_distill that made it")
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in d.items() if k not in ("format", "version")}
+    fields = cls.__dataclass_fields__
+    unknown = next((k for k in values if k not in fields), None)
+    if unknown is not None: raise UserError(nearest(unknown, fields, "setting"))
     return cls(**{**values, "spaces": Spaces.from_json(d["spaces"])})
 
 # %% ../../nbs/20_models_rl.ipynb #9a715489
@@ -465,18 +475,19 @@ def save(self: RLModel,
     path = Path(path)
     path.mkdir(parents=True, exist_ok=True)
     save_file({k: v.contiguous() for k, v in self.state_dict().items()}, path / "model.safetensors")
-    (path / "config.json").write_text(json.dumps(self.settings.to_json(), indent=2))
+    write_checked(path / "config.json", self.settings.to_json(), ["model.safetensors"])
 
 # %% ../../nbs/20_models_rl.ipynb #8bd7de67
 def _read_config(path):
     "The configuration in a model directory."
     file = path / "config.json"
-    try: return RLConfig.from_json(json.loads(file.read_text()))
+    try: d = read_checked(file)
     except OSError as e:
         raise UserError(f"no model in {path}: {e.strerror} (config.json); expected a directory made by `ad_distill "
                         "train`") from e
-    except (json.JSONDecodeError, TypeError, KeyError) as e:
-        raise UserError(f"{file} is not the configuration of an RL Format model: {e}") from e
+    try: return RLConfig.from_json(d)
+    except Exception as e:  # whatever is wrong with the values
+        raise UserError(f"{file}: {reason(e)}") from e
 
 @patch(cls_method=True)
 def load(cls: RLModel,
@@ -484,9 +495,25 @@ def load(cls: RLModel,
     device: str = "cpu",  # where to put it
 ) -> RLModel:
     "Read a model back. Raises `UserError` when there is none, or weights and configuration do not fit."
-    model, file = cls(_read_config(Path(path))), Path(path) / "model.safetensors"
-    try: model.load_state_dict(load_file(file))
+    config, file = _read_config(Path(path)), Path(path) / "model.safetensors"
+    try:
+        _check_shapes(config, file)
+        model = cls(config)
+        model.load_state_dict(load_file(file))
     except Exception as e:  # of safetensors or of torch, whatever is wrong with the file
-        why = str(e).splitlines()[0]
-        raise UserError(f"{file} does not hold the weights that config.json describes: {why}") from e
+        raise UserError(f"{file} does not hold the weights that config.json describes: {reason(e)}") from e
     return model.to(device).eval()
+
+# %% ../../nbs/20_models_rl.ipynb #a38e2a2b
+def _check_shapes(config, file):
+    "Compare the head of the file with the model before it takes any memory."
+    with safe_open(file, "pt") as f: there = {k: f.get_slice(k) for k in f.keys()}
+    there = {k: (tuple(x.get_shape()), x.get_dtype()) for k, x in there.items()}
+    if config.layers > len(there): raise UserError(f"{len(there)} tensors for {config.layers} layers")
+    with torch.device("meta"): wanted = RLModel(config).state_dict()
+    for k in sorted({*there, *wanted}):
+        if k not in there: raise UserError(f"{k} is missing")
+        if k not in wanted: raise UserError(f"{k} is unknown")
+        shape, dtype = there[k]
+        if shape != tuple(wanted[k].shape): raise UserError(f"{k} is {shape}, expected {tuple(wanted[k].shape)}")
+        if not dtype.startswith(("F", "BF")): raise UserError(f"{k} holds {dtype}, expected real numbers")

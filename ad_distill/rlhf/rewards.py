@@ -13,7 +13,7 @@ from functools import cache
 
 import numpy as np
 
-from ..registry import REWARDS, UserError, nearest
+from ..registry import REWARDS, UserError, nearest, reason
 
 # %% ../../nbs/rlhf/01_rewards.ipynb #b18aa008
 RewardFunction = Callable[[list[str], list[str]], Sequence[float]]  # prompts, completions -> a number each
@@ -113,10 +113,15 @@ def make_reward(
 # %% ../../nbs/rlhf/01_rewards.ipynb #6c232739
 def _classifier(path):
     "Probability that a text classifier of Hugging Face gives its positive label, or else its first one."
-    from transformers import pipeline
-    try: pipe = pipeline("text-classification", model=path, top_k=None, trust_remote_code=False)
+    from transformers import AutoModelForSequenceClassification, pipeline
+    load = AutoModelForSequenceClassification.from_pretrained
+    try:
+        model, found = load(path, trust_remote_code=False, output_loading_info=True)
+        missing = sorted(found["missing_keys"])
+        if missing: raise UserError(f"its weights lack {missing[0]}, which would be random")
+        pipe = pipeline("text-classification", model=model, tokenizer=path, top_k=None, trust_remote_code=False)
     except Exception as e:
-        raise UserError(f"there is no text classifier at {path!r}: {first_line(e)}; "
+        raise UserError(f"there is no text classifier at {path!r}: {reason(e)}; "
                         "give a directory or a name on the hub") from e
     label = _positive_label(pipe.model.config.id2label)
     def probability(prompts, completions):

@@ -22,7 +22,7 @@ from fastcore.basics import patch
 from gymnasium.spaces import Discrete, MultiDiscrete, Text
 
 from ..data.store import Store, StoreWriter, write_aside
-from ..registry import TASKS, UserError
+from ..registry import TASKS, UserError, reason
 from ..tasks.core import named_task
 from ..trajectory import History, Spaces, Trajectory
 
@@ -317,7 +317,7 @@ def store_tokenizer(
     if not folder.is_dir(): return _task_tokenizer(store, folder)
     try: return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
     except Exception as e:
-        raise UserError(f"the tokenizer in {folder} cannot be read: {str(e).splitlines()[0]}; "
+        raise UserError(f"the tokenizer in {folder} cannot be read: {reason(e)}; "
                         "put the one that the store's tokens are of there") from e
 
 def _task_tokenizer(store, folder):
