@@ -202,7 +202,8 @@ def _wrong_tokens(r):
     for what, ids in (("prompt", r.prompt_ids), ("completion", r.completion_ids)):
         if not isinstance(ids, list): return f"the tokens of its {what} are {str(ids)[:40]!r}, expected a list"
         if not {*map(type, ids)} <= {int, np.int64, np.int32}: return f"a token of its {what} is no whole number"
-        if ids and not 0 <= min(ids) <= max(ids) < _MOST_TOKENS: return f"its {what} has tokens from {min(ids)} to {max(ids)}"
+        if not ids or 0 <= min(ids) <= max(ids) < _MOST_TOKENS: continue
+        return f"its {what} has tokens from {min(ids)} to {max(ids)}"
     n = len(r.completion_ids)
     if not n: return "it has no token at all"
     for what, x in (("logprobs", r.logprobs), ("scores", r.scores), ("mask", r.mask)):

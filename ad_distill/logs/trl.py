@@ -303,7 +303,7 @@ def _messages(x, by_model=False):
     return [message_of(m, by_model) for m in x] if isinstance(x, list) else None
 
 def _text(x):
-    if x is None or isinstance(x, str): return x or ""
+    if isinstance(x, str): return x
     raise UserError(f"a prompt or completion is {str(x)[:60]!r}, expected a text or a list of messages")
 
 def _holds(text, messages):
