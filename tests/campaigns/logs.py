@@ -126,9 +126,16 @@ def said(folder, reader):
     return [d["vowels"][i] if "vowels" in d else math.nan for i in order], [d["completion"][i] for i in order]
 
 
+def score(x):
+    "NaN where the log has no number; a list is what was paid token by token."
+    if isinstance(x, list) and all(isinstance(y, (int, float)) for y in x):
+        return math.fsum(x)
+    return x if isinstance(x, (int, float)) else math.nan
+
+
 def same(store, scores, texts):
     h = store[0]
-    want = np.array([math.nan if x is None else math.fsum(x) if isinstance(x, list) else x for x in scores], np.float32)
+    want = np.array([score(x) for x in scores], np.float32)
     right = np.array_equal(h.returns, want, equal_nan=True)
     if texts is not None:
         right &= all(isinstance(x, list) or x == y for x, y in zip(texts, h.columns["action"], strict=True))
