@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import python, run
+from conftest import python
+from conftest import run as run_command
 
 import ad_distill.logs.trlx as logs
 from ad_distill.cli.main import main
@@ -868,4 +869,4 @@ def test_what_a_store_would_refuse_has_a_place_and_can_be_skipped(change, says, 
 def test_campaign():
     "Damaged logs: as they say, or one line."
     folder = Path(__file__).resolve().parent / "campaigns"
-    run(sys.executable, "logs.py", "--seed", "1", "--count", "100", cwd=folder)
+    run_command(sys.executable, "logs.py", "--seed", "1", "--count", "100", cwd=folder)
