@@ -4,6 +4,7 @@ import json
 import math
 import random
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import python
+from conftest import run as run_command
 
 import ad_distill.logs.trlx as logs
 from ad_distill.cli.main import main
@@ -723,3 +725,148 @@ print(len(store[0]), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
     few, many = peak(60), peak(2500)
     assert many - few < 120, f"{few:.0f} MB for 2 MB of log, {many:.0f} MB for 80 MB"
+
+
+# what people met
+
+
+def scored(path, **settings):
+    problems = Problems()
+    run = next(TRL(**settings).runs(path, problems=problems))
+    return [r.score for r in run.rollouts()], problems.notes, run
+
+
+def advantages(r, n, scaled=True):
+    "As GRPO of TRL 1.16 makes them in groups of n."
+    groups = np.array(r, float).reshape(-1, n)
+    a = groups - groups.mean(1, keepdims=True)
+    return (a / (groups.std(1, ddof=1, keepdims=True) + 1e-4) if scaled else a).ravel()
+
+
+@pytest.mark.parametrize("scaled", [True, False])
+@pytest.mark.parametrize("weights", [(1, 1), (1, 0.25)])
+def test_rewards_are_what_makes_the_advantages(weights, scaled, tmp_path):
+    "Also where what was logged beside them is a number (trl #5233)."
+    rng = np.random.default_rng(0)
+    a, b, gold, sure = rng.random((4, 32)).round(2)
+    gold = gold.reshape(-1, 4)[:, :1].repeat(4, 1).ravel()  # of each prompt
+    completions(
+        tmp_path / "completions_00001.parquet",
+        [1] * 32,
+        prompt=[f"p{i // 4}" for i in range(32)],
+        r=a,
+        r2=b,
+        gold=gold,
+        sure=sure,
+        advantage=advantages(weights[0] * a + weights[1] * b, 4, scaled),
+    )
+    got, notes, run = scored(tmp_path)
+    assert np.allclose(got, a + b) and run.about["rewards"] == {"r": 1, "r2": 1}
+    assert any("left out of the score: gold, sure" in line for line in notes)
+    assert any("-s weights 1,0.25" in line for line in notes) == (weights[1] != 1)
+
+
+def test_columns_that_nothing_tells_are_asked_for(tmp_path):
+    file = completions(tmp_path / "completions_00001.parquet", [1] * 4, gold=[42.0, 42, 25, 25])
+    with pytest.raises(UserError, match="-s columns A,B"):
+        scored(file)
+    assert scored(file, columns="r")[0] == [0, 1, 2, 3]
+    pq.write_table(pq.read_table(file).drop_columns(["advantage"]), file)
+    with pytest.raises(UserError, match="r, gold"):
+        scored(file)
+
+
+def first(folder, prompt, completion):
+    completions(folder / "completions_00001.parquet", [1], prompt=[prompt], completion=[completion])
+    return next(next(TRL().runs(folder)).rollouts())
+
+
+def test_calls_thoughts_and_names_are_kept(tmp_path):
+    "trl #5309, #5366, #5323"
+    call = {"type": "function", "function": {"name": "add", "arguments": {"a": 2, "b": 3}}}
+    said = [
+        {"role": "assistant", "content": None, "reasoning_content": "I add.", "tool_calls": [call]},
+        {"role": "tool", "name": "add", "content": "5"},
+        {"role": "assistant", "content": "It is 5."},
+    ]
+    r = first(tmp_path, [{"role": "user", "content": "2 and 3?"}], said)
+    for part in ("I add.", '{"name": "add", "arguments": {"a": 2, "b": 3}}', "tool (add): 5", "It is 5."):
+        assert part in r.completion, r.completion
+    assert [m.role for m in r.messages] == ["user", "assistant", "tool", "assistant"]
+    assert [m.by_model for m in r.messages] == [False, True, False, True]
+    assert r.messages[1].tool_calls == [{"name": "add", "arguments": {"a": 2, "b": 3}}]
+
+
+def test_contents_in_parts(tmp_path):
+    "As TRL writes those of a vision model (trl #3072)."
+    see = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is in it?"}]}
+    r = first(tmp_path, [see], [{"role": "assistant", "content": [{"type": "text", "text": "A cat."}]}])
+    assert (r.prompt, r.completion) == ("<image>What is in it?", "A cat.")
+
+
+def evaluated(folder, trained, checked="held out"):
+    for step in range(1, 7):
+        prompt = checked if step % 2 == 0 else trained(step)
+        completions(
+            folder / f"completions_0000{step}.parquet",
+            [step] * 4,
+            prompt=[prompt] * 4,
+            completion=[f"{step}.{i}" for i in range(4)],
+        )
+
+
+def test_evaluations_are_left_out(tmp_path):
+    "TRL writes them over the rollouts of their step (trl #6613)."
+    evaluated(tmp_path, lambda step: f"p{step}")
+    got, notes, run = scored(tmp_path)
+    assert len(got) == 12 and any(line.startswith(f"{run.name}: 12 rollouts are left out") for line in notes)
+    assert len(scored(tmp_path, evaluation=True)[0]) == 24
+
+
+def test_epochs_are_no_evaluations(tmp_path):
+    for step in range(1, 10):
+        completions(
+            tmp_path / f"completions_0000{step}.parquet", [step] * 2, prompt=[f"p{step % 3}"] * 2, r=[step, 0.0]
+        )
+    assert len(scored(tmp_path)[0]) == 18
+
+
+@pytest.mark.parametrize("change", ["reward", "late"])
+def test_only_true_repeats_are_left_out(change, tmp_path):
+    "ms-swift #4570, trl #6166"
+    n = 300
+    for step in (1, 2):
+        r, c = np.arange(n, dtype=float), [f"c{i}" for i in range(n)]
+        if step == 2 and change == "reward":
+            r[1] = 7
+        if step == 2 and change == "late":
+            c[290] = "other"
+        completions(tmp_path / f"completions_0000{step}.parquet", [step] * n, prompt=["p"] * n, completion=c, r=r)
+    assert len(scored(tmp_path)[0]) == 2 * n
+
+
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        ({"logprobs": [0.5, -1.0, -1.0, 0.0]}, "logprob is 0.5"),
+        ({"logprobs": [-1.0, -math.inf, -1.0, 0.0]}, "logprob is -inf"),
+        ({"score": math.inf}, "score is inf"),
+        ({"score": [1.0, 1.0, 1.0, 1.0, 5.0]}, "5 scores"),
+        ({"output": "\ud800"}, "half a character"),
+    ],
+)
+def test_what_a_store_would_refuse_has_a_place_and_can_be_skipped(change, says, tmp_path):
+    rows = [rollout([7, 8, 0, 1], extra=1) for _ in range(3)]
+    rows[1] |= change
+    write(tmp_path, rows)
+    with pytest.raises(UserError, match=f"rollouts-00000.json: rollout 1: .*{says}") as e:
+        import_log("trlx", tmp_path, tmp_path / "store")
+    assert "\n" not in str(e.value)
+    store, summary = import_log("trlx", tmp_path, tmp_path / "store", skip_bad=True)
+    assert len(store[0]) == 2 and summary["left_out"]["rollouts"] == 1
+
+
+def test_campaign():
+    "Damaged logs: as they say, or one line."
+    folder = Path(__file__).resolve().parent / "campaigns"
+    run_command(sys.executable, "logs.py", "--seed", "1", "--count", "100", cwd=folder)

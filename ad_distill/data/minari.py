@@ -604,8 +604,8 @@ def _form_of(dataset, theirs, task, env, notes):
         if ":" in name and not env: raise UserError(f"it names {name!r}, of another package")
         return _task_form(theirs, TASKS.make("gym", {**task["params"], "id": name}))
     except Exception as e:  # an environment may fail in any way
-        if env: raise UserError(f"dataset {dataset} does not fit env {env}: {_said(e)}") from e
-        notes.append(f"dataset {dataset} keeps its own spaces, and no model can be trained on it: {_said(e)}; if you "
+        why = f"it does not fit env {env}: {_said(e)}" if env else _said(e)
+        notes.append(f"dataset {dataset} keeps its own spaces, and no model can be trained on it: {why}; if you "
                      "know the environment, import it again with -s env ID, or -s env MODULE:ID")
         return _own_form(theirs)
 

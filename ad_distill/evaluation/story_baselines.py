@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from .baselines import learning_curve
-from .play import episode_bar, episodes_table, pick_instances
+from .play import episodes_table, pick_instances
 from ..registry import UserError, nearest
 from ..rlhf.stories.learners import (
     EpsilonCopy, ExploreThenCopy, HillClimber, Recombination, StoryLearner, ThompsonFunctions, ThompsonWords)

@@ -29,7 +29,7 @@ from ..rlhf.rewards import RewardFunction, make_reward
 from ..rlhf.rollouts import save_tokenizer, text_spaces, token_spaces
 from ..rlhf.tasks import TextRLHF, TextVectorEnv
 from ..tasks.core import Task, register_task, task_id
-from ..trajectory import Spaces, versions
+from ..trajectory import LOGPROB_SLACK, Spaces, versions
 
 # %% ../../nbs/logs/04_importing.ipynb #0a958ceb
 PROMPTS_ROOM = 2 ** 16  # characters of prompts that the task keeps; a log with more keeps them in a file
@@ -180,6 +180,80 @@ def _completed(self: _Import, run, rollouts):
         else: rollouts = _with_tokens(rollouts, self.tokenizer)
     return rollouts if self.score is None else _with_scores(rollouts, self.score, self.tokenizer)
 
+# %% ../../nbs/logs/04_importing.ipynb #f7091454
+_FLOATS = float, int, np.floating, np.integer
+
+def _no_text(x):
+    "Why this is no text; None: it is."
+    if not isinstance(x, str): return f"is {str(x)[:40]!r}, expected a text"
+    try: x.encode()
+    except UnicodeEncodeError as e: return f"holds half a character ({x[e.start]!r}), which no text file can"
+    return None
+
+def _wrong_text(r):
+    "What is wrong with the texts of a rollout; None: nothing."
+    for what, x in (("prompt", r.prompt), ("completion", r.completion)):
+        if (x is not None or r.completion_ids is None) and (why := _no_text(x)): return f"its {what} {why}"
+    return None
+
+# %% ../../nbs/logs/04_importing.ipynb #a9c49a78
+def _wrong_tokens(r):
+    "What is wrong with the tokens of a rollout and what is said of each; None: nothing."
+    for what, ids in (("prompt", r.prompt_ids), ("completion", r.completion_ids)):
+        if not isinstance(ids, list): return f"the tokens of its {what} are {str(ids)[:40]!r}, expected a list"
+        if not {*map(type, ids)} <= {int, np.int64, np.int32}: return f"a token of its {what} is no whole number"
+        if not ids or 0 <= min(ids) <= max(ids) < _MOST_TOKENS: continue
+        return f"its {what} has tokens from {min(ids)} to {max(ids)}"
+    n = len(r.completion_ids)
+    if not n: return "it has no token at all"
+    for what, x in (("logprobs", r.logprobs), ("scores", r.scores), ("mask", r.mask)):
+        if x is not None and len(x) != n: return f"it has {len(x)} {what} for {n} tokens"
+    return None
+
+_MOST_TOKENS = 2 ** 31 - 1  # a larger one is damage
+
+# %% ../../nbs/logs/04_importing.ipynb #2bd505ae
+def _wrong_number(name, x):
+    "What is wrong with a number that may be unknown (NaN); None: nothing."
+    if not isinstance(x, _FLOATS) or type(x) is bool: return f"its {name} is {str(x)[:40]!r}, expected a number"
+    return f"its {name} is {float(x):g}, expected a number that float32 can hold" if abs(x) > _LARGEST else None
+
+_LARGEST = float(np.finfo(np.float32).max)
+
+def _wrong_logprob(x):
+    why = _wrong_number("logprob", x)
+    if why or not x > LOGPROB_SLACK: return why
+    return f"its logprob is {x:g}, expected at most 0 (the log of a probability)"
+
+def _first(wrongs): return next((why for why in wrongs if why), None)
+
+# %% ../../nbs/logs/04_importing.ipynb #c26bd0fe
+def _wrong_numbers(r):
+    "What is wrong with the numbers of a rollout; None: nothing."
+    if r.logprobs and (max(r.logprobs) > LOGPROB_SLACK or not sum(r.logprobs) > -_LARGEST):
+        why = _first(_wrong_logprob(x) for x in r.logprobs)
+        if why: return why
+    why = None if r.score is None else _wrong_number("score", r.score)
+    return why or _first(_wrong_number("score of a token", x) for x in r.scores or ())
+
+def _wrong(r):
+    "Why a rollout cannot go in a history; None: it can."
+    why = _wrong_text(r) or (None if r.completion_ids is None else _wrong_tokens(r))
+    if why: return why
+    try: return _wrong_numbers(r)
+    except TypeError: return _first(_wrong_logprob(x) for x in r.logprobs) or "what should be numbers are none"
+
+# %% ../../nbs/logs/04_importing.ipynb #bce3958a
+@patch
+def _sound(self: _Import, run, bar):
+    "The rollouts of a run that can go in a history."
+    for file in run.files:
+        for i, r in enumerate(run.read(file)):
+            why = _wrong(r)
+            if why: self.problems.bad(f"{file}: rollout {i}: {why}", rollouts=1)
+            else: yield r
+        bar.update(file.stat().st_size)
+
 # %% ../../nbs/logs/04_importing.ipynb #27e64f80
 @patch
 def _pack(self: _Import, run, rollouts, folder):
@@ -188,7 +262,7 @@ def _pack(self: _Import, run, rollouts, folder):
     for i, r in enumerate(rollouts):
         if packed is None: packed = PackedRollouts(folder, run, r.completion_ids is None)
         try: packed.add(r)
-        except (TypeError, OverflowError, AttributeError, UnicodeEncodeError) as e:
+        except (TypeError, OverflowError) as e:
             self.problems.bad(f"{run.name}: rollout {i}: {e}", rollouts=1)
             continue
         _count_iteration(found, r)
@@ -204,8 +278,7 @@ def _bar(self: _Import, total, **look):
 @patch
 def _read_run(self: _Import, run, folder, bar):
     "Pack a run, unless there is nothing in it."
-    rollouts = run.rollouts(lambda file: bar.update(file.stat().st_size))
-    packed, iterations = self._pack(run, self._completed(run, rollouts), folder)
+    packed, iterations = self._pack(run, self._completed(run, self._sound(run, bar)), folder)
     if packed is None or not packed.n: return self.problems.note(f"{run.name}: no rollout in it, left out")
     self.packed.append(packed)
     self.iterations.append(iterations)

@@ -8,18 +8,18 @@ Docs: https://ad-distill.github.io/ad_distill/logs/trl.html.md"""
 __all__ = ['weighted_score', 'TRL']
 
 # %% ../../nbs/logs/03_trl.ipynb #0bf45064
-import functools, re
+import functools, hashlib, math, re
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from math import gcd
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from .core import CutOff, Problems, Reader, Run, log_folders, register_reader
 from ..registry import UserError, nearest
-from ..rlhf.rollouts import Message, Rollout, conversation_text, message_of
+from ..rlhf.rollouts import Rollout, conversation_text, message_of
 
 # %% ../../nbs/logs/03_trl.ipynb #ad9a50a6
 _ROLLOUT = "step", "prompt", "completion"  # columns of every log; the others are rewards, and what TRL made of them
@@ -29,21 +29,33 @@ def _one_line(e, most): return " ".join(str(e).split())[:most]
 def _parquet(file):
     "An open parquet file with the columns of a TRL log, or `CutOff`."
     import pyarrow as pa, pyarrow.parquet as pq
-    try: opened = pq.ParquetFile(file)
-    except (pa.ArrowException, OSError) as e:
+    try: names = (opened := pq.ParquetFile(file)).schema_arrow.names
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as e:
         raise CutOff(f"it is no parquet file, or cut off ({_one_line(e, 90)})") from None
-    names = opened.schema_arrow.names
     missing = [k for k in _ROLLOUT if k not in names]
-    if missing: raise CutOff(f"it has no column {' or '.join(missing)}, only {', '.join(names)}")
+    if missing: raise CutOff(f"it has no column {' or '.join(missing)}, only {_one_line(', '.join(names), 200)}")
+    twice = sorted({k for k in names if names.count(k) > 1})
+    if twice: raise CutOff(f"it has several columns {twice[0]}")
     return opened
 
+_LAST_STEP = 2 ** 40  # a larger one is damage
+
+# %% ../../nbs/logs/03_trl.ipynb #8a899206
 def _steps(opened):
-    "(rollouts,) the step of each row."
+    "(rollouts,) The step of each; `CutOff` if they are no numbers of steps."
     import pyarrow as pa
-    steps = opened.read(["step"])["step"]
-    if pa.types.is_integer(steps.type) and not steps.null_count and (not len(steps) or steps.to_numpy().min() >= 0):
-        return steps.to_numpy()
-    raise CutOff(f"its column step holds {steps.type}, expected whole numbers from 0 on")
+    column = opened.read(["step"])["step"]
+    if not pa.types.is_integer(column.type): raise CutOff(f"its steps are {column.type}, expected whole numbers")
+    if column.null_count: raise CutOff(f"{column.null_count} of its rollouts have no step")
+    steps = column.to_numpy()
+    wrong = steps[(steps < 0) | (steps > _LAST_STEP)]
+    if len(wrong): raise CutOff(f"it has step {wrong[0]}")
+    return steps.astype(np.int64)
+
+def _unreadable():
+    "What reading a damaged parquet file raises."
+    import pyarrow as pa
+    return (pa.ArrowException, OSError, KeyError, ValueError, TypeError, OverflowError, MemoryError)
 
 # %% ../../nbs/logs/03_trl.ipynb #aaaf7953
 def _say_sparse(folder, steps, problems):
@@ -74,83 +86,80 @@ def _by_step(files, problems):
     return files
 
 # %% ../../nbs/logs/03_trl.ipynb #fd76df9b
-class _Look(NamedTuple):
-    "What the first rows of a file tell: the same for files with the same rollouts."
-    rows: int = 0  # in the whole file
-    prompts: int = 0  # hash of the prompts, in their order
-    each: frozenset = frozenset()  # hash of each prompt
-    rest: int = 0  # hash of all else but the step
+@dataclass(frozen=True)
+class _Look:
+    "What has to be known of a file before its rollouts are read."
+    file: Path
+    mark: bytes  # the same for two files with the same rollouts
+    steps: np.ndarray  # (rollouts,)
+    prompts: np.ndarray  # (rollouts,) a number for each different prompt
 
+# %% ../../nbs/logs/03_trl.ipynb #14be9b8a
 def _look(file):
-    "The look of a file; an empty one for a file that cannot be read, which shows when it is."
-    try:
-        opened = _parquet(file)
-        names = [k for k in opened.schema_arrow.names if k != "step"]
-        first = next(opened.iter_batches(256, columns=names)).to_pydict()
-    except Exception: return _Look()
-    prompts = list(map(str, first.pop("prompt")))
-    each = frozenset(map(hash, prompts))
-    return _Look(opened.metadata.num_rows, hash(tuple(prompts)), each, hash(str(first)))
+    opened, digest, prompts = _parquet(file), hashlib.blake2b(), []
+    steps = _steps(opened)
+    for batch in opened.iter_batches(1024):
+        data = batch.to_pydict()
+        digest.update(repr([(k, data[k]) for k in data if k != "step"]).encode(errors="surrogatepass"))
+        prompts += [hash(repr(x)) for x in data["prompt"]]
+    return _Look(file, digest.digest(), steps, np.array(prompts, np.int64))
 
-def _same_rollouts(file, other):
-    "Whether two files hold the same rows, but for the step."
-    tables = [_parquet(f).read().drop_columns(["step"]) for f in (file, other)]
-    return tables[0].equals(tables[1])
+def _looks(files, problems):
+    "What has to be known of files; those that cannot be read are left out."
+    found = []
+    for file in files:
+        try: found.append(_look(file))
+        except CutOff as e: problems.bad(f"{file} is damaged or foreign: {e.why}", files=1)
+        except _unreadable() as e: problems.bad(f"{file} is damaged: {_one_line(e, 120)}", files=1)
+    return found
 
-def _without_repeats(files, looks, name, problems):
-    "Files without those that hold the same rollouts as the one before."
-    def repeats(file, before): return looks[file].rows and looks[file] == looks[before] and _same_rollouts(file, before)
-    kept = [file for file, before in zip(files, [None, *files]) if before is None or not repeats(file, before)]
-    left_out = len(files) - len(kept)
+def _without_repeats(looks, name, problems):
+    "Files without those that hold the same rollouts as the one before, all of them and all that is said of them."
+    kept = [x for x, before in zip(looks, [None, *looks]) if before is None or x.mark != before.mark]
+    left_out = len(looks) - len(kept)
     if left_out:
-        problems.note(f"{name}: {left_out} of {len(files)} files repeat the batch of the file before "
+        problems.note(f"{name}: {left_out} of {len(looks)} files repeat the batch of the file before "
                       "(it served several updates) and are left out")
     return kept
 
-# %% ../../nbs/logs/03_trl.ipynb #cc33b03a
-def _families(files, looks):
-    "Files in groups that share no prompt with each other."
-    families = []
-    for file in files:
-        mine = [f for f in families if any(looks[file].each & looks[other].each for other in f)]
-        families = [f for f in families if f not in mine] + [[*(x for f in mine for x in f), file]]
-    return families
+# %% ../../nbs/logs/03_trl.ipynb #69ae4cd1
+def _seen_at(looks):
+    "Prompts by the steps at which they came: {steps: {prompts}}."
+    seen, at = defaultdict(set), defaultdict(set)
+    for look in looks:
+        for prompt, step in {*zip(look.prompts.tolist(), look.steps.tolist())}: seen[prompt].add(step)
+    for prompt, steps in seen.items(): at[frozenset(steps)].add(prompt)
+    return at
 
-def _recurs(family, looks):
-    "Whether there are several files with the same prompts in the same order."
-    return len(family) > 1 and len({looks[file].prompts for file in family}) == 1
+def _every(steps, logged):
+    "Of how many steps each, if there are some at each multiple of a number and nowhere else; else 0."
+    n = math.gcd(*steps)
+    if len(steps) < 2 or n < 2 or len(steps) == len(logged): return 0
+    return n if steps == {s for s in logged if s % n == 0} else 0
 
-def _is_every_kth(family, steps):
-    "Whether files are those of every k-th step that was logged."
-    own = {int(steps[file]) for file in family}
-    every = gcd(*own)
-    return every > 1 and own == {int(s) for s in steps.values() if s % every == 0}
+def _epochs(n, at, logged):
+    "Whether prompts of the steps between come back in the same way, as they do when epoch follows epoch."
+    between = [frozenset(s for s in logged if s % n == k) for k in range(1, n)]
+    return n > 2 and any(len(steps) > 1 and steps in at for steps in between)
 
-# %% ../../nbs/logs/03_trl.ipynb #ccdc6bf5
-def _evaluations(files, looks, steps):
-    "The files that an evaluation wrote; and those that one may have written, where training recurs in the same way."
-    recurring = [family for family in _families(files, looks) if _recurs(family, looks)]
-    found = [family for family in recurring if len(family) < len(files) and _is_every_kth(family, steps)]
-    if len(found) != 1: return [], []
-    return (found[0], []) if len(recurring) == 1 else ([], found[0])
+# %% ../../nbs/logs/03_trl.ipynb #5936c72d
+def _evaluated(looks):
+    "The prompts of evaluations, and at every how many steps."
+    at = _seen_at(looks)
+    logged = set().union(*at)
+    for steps, prompts in at.items():
+        n = _every(steps, logged)
+        if n and not _epochs(n, at, logged): return prompts, n
+    return set(), 0
 
-def _without_evaluations(files, looks, eval_steps, name, problems):
-    "Files without those that an evaluation wrote."
-    steps = {file: _steps(_parquet(file))[0] for file in files}
-    left_out, doubtful = _evaluations(files, looks, steps) if eval_steps == 0 else ([], [])
-    if eval_steps > 0: left_out = [file for file in files if steps[file] % eval_steps == 0]
-    if doubtful:
-        every = gcd(*(int(steps[file]) for file in doubtful))
-        problems.note(f"{name}: the batch of every step that {every} divides may be an evaluation's; -s eval_steps "
-                      f"{every} leaves them out")
-    if left_out:
-        problems.note(f"{name}: {len(left_out)} of {len(files)} files hold an evaluation's batch and are left out "
-                      "(-s eval_steps -1 takes them)")
-    return [file for file in files if file not in left_out]
+def _say_evaluation(name, looks, prompts, n, problems):
+    left_out = sum(int(np.isin(x.prompts, [*prompts]).sum()) for x in looks)
+    problems.note(f"{name}: {left_out} rollouts are left out: their prompts come every {n} steps and at no other step, "
+                  "as those of an evaluation do (-s evaluation 1 keeps them)")
 
 # %% ../../nbs/logs/03_trl.ipynb #937d739e
-def _is_reward(field):
-    "Whether a column holds what a reward function returned."
+def _is_number(field):
+    "Whether a column holds numbers that a reward function may have returned."
     import pyarrow as pa
     if field.name in (*_ROLLOUT, "advantage") or field.name.startswith("__"): return False
     return pa.types.is_floating(field.type) or pa.types.is_integer(field.type)
@@ -162,12 +171,119 @@ def _numbers(text):
     except ValueError: pass
     raise UserError(f"weights: {text!r} came, expected numbers with commas between them, such as 1,0.5")
 
-def _picked_names(file, picked):
-    "The columns that were picked."
-    known = [f.name for f in _parquet(file).schema_arrow if _is_reward(f)]
-    for name in _split(picked):
+# %% ../../nbs/logs/03_trl.ipynb #17f68783
+_ENOUGH = 4096  # rollouts that decide what is a reward
+
+def _blocks(runs):
+    "Runs of one prompt cut into groups: the shortest ones whose advantages sum up to nothing."
+    shared = math.gcd(*(len(a) for _, a in runs))
+    for n in (n for n in range(2, shared + 1) if shared % n == 0):
+        cut = [(x[i:i + n], a[i:i + n]) for x, a in runs for i in range(0, len(a), n)]
+        if all(abs(a.sum()) <= 2e-3 * n * abs(a).max() for _, a in cut): return cut
+    return [(x, a) for x, a in runs if len(a) > 1 and abs(a.sum()) <= 2e-3 * len(a) * abs(a).max()]
+
+def _runs_of(look, names):
+    "(numbers (n, f), advantages (n,)) of rollouts with one prompt that stand one after the other."
+    table = _parquet(look.file).read([*names, "advantage"])
+    x = np.stack([table[k].to_numpy().astype(float) for k in names], 1)  # (rollouts, f)
+    x[np.isinf(x)] = np.nan
+    a = np.nan_to_num(table["advantage"].to_numpy().astype(float), posinf=0, neginf=0)  # (rollouts,)
+    new = (np.diff(look.prompts) != 0) | (np.diff(look.steps) != 0)
+    edges = [0, *(np.flatnonzero(new) + 1).tolist(), len(a)]
+    return [(x[i:j], a[i:j]) for i, j in zip(edges, edges[1:]) if j > i]
+
+# %% ../../nbs/logs/03_trl.ipynb #71f42628
+def _groups(looks, names):
+    "(numbers (n, f), advantages (n,)) of groups of completions that were compared, as far as they are needed."
+    runs, n = [], 0
+    for look in looks:
+        if "advantage" not in _parquet(look.file).schema_arrow.names: return []
+        telling = [(x, a) for x, a in _runs_of(look, names) if a.any()]
+        runs += telling
+        n += sum(len(a) for _, a in telling)
+        if n > _ENOUGH: break
+    return _blocks(runs) if runs else []
+
+# %% ../../nbs/logs/03_trl.ipynb #f81f02ee
+def _centered(groups, picked):
+    "Each group's columns and advantages less their means, without rollouts to which no function applies."
+    for x, a in groups:
+        known = ~np.isnan(x[:, picked]).all(1)  # (n,)
+        if known.sum() < 2: continue
+        x, a = np.nan_to_num(x[known][:, picked]), a[known]
+        yield x - x.mean(0), a - a.mean()
+
+def _misfit(c, a):
+    "(n, f) What of centered columns is not in proportion to the advantages."
+    return c - np.outer(a, a @ c) / (a @ a) if a.any() else c
+
+def _fits(centered, misfit, weights):
+    "Whether the weighted sum of columns is in proportion to the advantages, and of their sign."
+    total = np.concatenate([c @ weights for c, _ in centered])
+    off = np.linalg.norm(misfit @ weights) > 2e-3 * np.linalg.norm(total)
+    return total.any() and not off and all(a @ c @ weights > 0 for c, a in centered if a.any())
+
+def _fitted(groups, picked):
+    "Weights of columns with which they make the advantages, 1 each if that will do; None: there are none."
+    centered = [*_centered(groups, picked)]
+    if not centered: return None
+    misfit = np.concatenate([_misfit(c, a) for c, a in centered])  # (rows, f)
+    spread = np.sqrt(sum((c ** 2).sum(0) for c, _ in centered))  # (f,)
+    active = np.flatnonzero(spread > 1e-9)  # the others are the same within each group
+    for weights in _weights_to_try(misfit[:, active] / spread[active], spread[active]):
+        full = np.zeros(len(picked))
+        full[active] = weights
+        if _fits(centered, misfit, full): return dict(zip(picked, full.tolist()))
+    return None
+
+# %% ../../nbs/logs/03_trl.ipynb #e3291bf4
+def _weights_to_try(misfit, spread):
+    "1 for each column; then those that leave least over, where they are told without doubt."
+    f = len(spread)
+    if f: yield np.ones(f)
+    groups_tell = len(misfit) >= 3 * f and f > 1
+    if not groups_tell: return
+    _, sizes, rows = np.linalg.svd(misfit, full_matrices=False)
+    if sizes[-2] < 1e-2: return
+    weights = rows[-1] / spread  # (f,)
+    weights[np.abs(rows[-1]) < 1e-3] = 0
+    yield weights / weights[np.flatnonzero(weights)[0]]
+
+def _found_rewards(looks, names):
+    "Columns that make the advantages, with weights; None where the log does not tell."
+    groups = _groups(looks, names)
+    if not groups: return None
+    ways = [[*range(k)] for k in range(1, len(names) + 1)] + [[k] for k in range(len(names))]
+    for picked in ways:
+        weights = _fitted(groups, picked)
+        if weights: return {names[k]: w for k, w in weights.items() if w}
+    return None
+
+# %% ../../nbs/logs/03_trl.ipynb #d08950d2
+def _guessed(looks, names, run, problems):
+    "The columns that are rewards, with their weights, and a note about the others."
+    if len(names) < 2: return dict.fromkeys(names, 1.)
+    found = _found_rewards(looks, names)
+    if found is None:
+        raise UserError(f"{run}: several columns hold numbers ({', '.join(names)}), and the advantages do not tell "
+                        "which of them are rewards: name those with -s columns A,B")
+    rest = [k for k in names if k not in found]
+    if rest: problems.note(f"{run}: the advantages come from {' + '.join(found)}; left out of the score: "
+                           f"{', '.join(rest)} (-s columns A,B picks others)")
+    return {name: float(f"{weight:.3g}") for name, weight in found.items()}
+
+# %% ../../nbs/logs/03_trl.ipynb #42bcac10
+def _reward_columns(looks, picked, weights, run, problems):
+    "Names and weights of the columns that make the score."
+    file = looks[0].file
+    known = [f.name for f in _parquet(file).schema_arrow if _is_number(f)]
+    for name in _split(picked) if picked else ():
         if name not in known: raise UserError(nearest(name, known, f"reward column of {file}"))
-    return _split(picked)
+    if not (picked or weights): return _guessed(looks, known, run, problems)
+    names = _split(picked) if picked else known
+    numbers = _numbers(weights) if weights else [1.] * len(names)
+    if len(numbers) == len(names): return dict(zip(names, numbers))
+    raise UserError(f"weights: {len(numbers)} came for {len(names)} reward columns ({', '.join(names)})")
 
 # %% ../../nbs/logs/03_trl.ipynb #004f4ddf
 def weighted_score(
@@ -178,143 +294,65 @@ def weighted_score(
     total = np.nansum(rewards * weights[:, None], 0)  # (n,)
     return np.where(np.isnan(rewards).all(0), np.nan, total)
 
-# %% ../../nbs/logs/03_trl.ipynb #79385a58
-_LOOK_AT = 8  # files of a run whose advantages are compared
-
-def _float_columns(file):
-    import pyarrow as pa
-    return [f.name for f in _parquet(file).schema_arrow if _is_reward(f) and pa.types.is_floating(f.type)]
-
-def _groups(data):
-    "(n,) number of the group of completions of one prompt that each row is of."
-    keys = [*zip(data["step"], map(str, data["prompt"]))]
-    begins = [a != b for a, b in zip(keys, [None, *keys])]
-    return np.cumsum(begins) - 1  # (n,)
-
-def _advantages(score, group):
-    "What the advantages may be, if that is the score: (n,) each."
-    counts = np.bincount(group)  # (groups,)
-    mean = np.bincount(group, score) / counts  # (groups,)
-    above = score - mean[group]  # (n,)
-    spread = np.sqrt(np.bincount(group, above ** 2) / np.maximum(counts - 1, 1))  # (groups,)
-    batch = score.std(ddof=1) if len(score) > 1 else 0.
-    leave_one_out = counts / np.maximum(counts - 1, 1)  # (groups,) RLOO: above the mean of the others
-    return above / (spread[group] + 1e-4), above / (batch + 1e-4), above, above * leave_one_out[group]
-
-def _gives(rewards, weights, data):
-    "Whether the weighted rewards of a file give its advantages; None where the file cannot tell."
-    score, told = weighted_score(rewards, weights), np.array(data["advantage"], float)  # (n,) each
-    size = np.abs(told).max(initial=0)
-    if not size > 0 or not np.isfinite(told).all() or np.isnan(score).any(): return None
-    return any(np.abs(x - told).max() <= .02 * size for x in _advantages(score, _groups(data)))
-
-# %% ../../nbs/logs/03_trl.ipynb #a283b36f
-def _remainders(rewards, data):
-    "(n, f) rewards above the mean of their group, without what is proportional to the advantages; and with it."
-    group, told = _groups(data), np.array(data["advantage"], float)  # (n,) each
-    known = np.nan_to_num(rewards)  # (f, n) what does not apply adds nothing
-    above = [x - (np.bincount(group, x) / np.bincount(group))[group] for x in known]
-    above = np.array(above).T  # (n, f)
-    square = np.bincount(group, told ** 2)  # (groups,)
-    along = np.array([np.bincount(group, told * x) for x in above.T]).T  # (groups, f)
-    part = along / np.maximum(square, 1e-12)[:, None]  # (groups, f)
-    says = square[group] > 0  # (n,) groups without advantages say nothing
-    return (above - told[:, None] * part[group])[says], above[says], told[says]
-
-def _fitted_weights(samples, k):
-    "(k,) weights of the first columns that the advantages follow from, the first one 1; None if they do not say."
-    parts = [_remainders(rewards[:k], data) for rewards, data in samples]
-    rest, above, told = (np.concatenate(x) for x in zip(*parts))
-    if len(rest) <= 2 * k: return None
-    _, size, directions = np.linalg.svd(rest)  # (k,), (k, k)
-    if size[-1] > .02 * size[0] or size[-2] < .05 * size[0]: return None
-    weights = directions[-1] * np.sign(told @ above @ directions[-1])
-    if not weights[0] > 1e-3 * np.abs(weights).max(): return None
-    return np.array([float(f"{w:.3g}") for w in weights / weights[0]])
-
-# %% ../../nbs/logs/03_trl.ipynb #da60a6d1
-def _samples(files, names):
-    "Rewards (f, n) and other columns of the first files that have advantages."
-    samples = []
-    for file in files[:_LOOK_AT]:
-        opened = _parquet(file)
-        if "advantage" not in opened.schema_arrow.names: continue
-        data = next(opened.iter_batches(1024, columns=["step", "prompt", "advantage", *names])).to_pydict()
-        if None in data["advantage"]: continue
-        samples.append((np.array([data[name] for name in names], float), data))
-    return samples
-
-def _fits(samples, weights):
-    "Whether the sum of the first columns, weighted so, gives the advantages of all files that can tell."
-    k = len(weights)
-    said = [_gives(rewards[:k], weights, data) for rewards, data in samples]
-    said = [x for x in said if x is not None]
-    return bool(said) and all(said)
-
-def _found_weights(files, names):
-    "Weights of the first columns whose sum gives the advantages: all 1 if that does; None if none does."
-    samples = _samples(files, names)
-    for k in range(1, len(names) + 1):
-        if _fits(samples, np.ones(k)): return np.ones(k)
-    for k in range(2, len(names) + 1 if samples else 0):
-        weights = _fitted_weights(samples, k)
-        if weights is not None and _fits(samples, weights): return weights
-    return None
-
-# %% ../../nbs/logs/03_trl.ipynb #0ac9e33e
-def _found_columns(files, problems):
-    "Names and weights of the columns that are rewards; `UserError` where the log does not tell."
-    names, weights = _float_columns(files[0]), np.ones(1)
-    if len(names) > 1: weights = _found_weights(files, names)
-    if weights is None:
-        raise UserError(f"{files[0].parent}: which columns are rewards? There are {', '.join(names)}, and no sum of "
-                        f"the first of them gives the advantages: say it, such as -s columns {','.join(names[:2])} "
-                        "(and -s weights, where the trainer had reward_weights)")
-    found = dict(zip(names, weights.tolist()))
-    others = [f.name for f in _parquet(files[0]).schema_arrow if _is_reward(f) and f.name not in found]
-    if others:
-        problems.note(f"{files[0].parent}: left out as no rewards: {', '.join(others)} (-s columns "
-                      f"{','.join([*found, *others])} adds them)")
-    return found
-
-def _reward_columns(files, picked, weights, problems):
-    "Names and weights of the columns that make the score."
-    if not (picked or weights): return _found_columns(files, problems)
-    names = _picked_names(files[0], picked) if picked else _float_columns(files[0])
-    numbers = _numbers(weights) if weights else [1.] * len(names)
-    if len(numbers) == len(names): return dict(zip(names, numbers))
-    raise UserError(f"weights: {len(numbers)} came for {len(names)} reward columns ({', '.join(names)})")
-
 # %% ../../nbs/logs/03_trl.ipynb #127fa670
-def _messages(x, written):
-    "A prompt or completion as messages; None for plain text."
-    if isinstance(x, str): return None
-    if isinstance(x, list) and x: return [message_of(m, written) for m in x]
-    raise UserError(f"{str(x)[:60]!r} came, expected text or a list of messages")
+def _messages(x, by_model=False):
+    "Messages of a conversation; None: it is a text."
+    return [message_of(m, by_model) for m in x] if isinstance(x, list) else None
 
-def _rollout(prompt, completion, **about):
-    "A row as a rollout; `UserError` for what is neither text nor a conversation."
-    asked, said = _messages(prompt, False), _messages(completion, True)
-    if asked is None and said is None: return Rollout(prompt, completion, **about)
-    whole = [*(asked or [Message("user", prompt)]), *(said or [Message("assistant", completion, written=True)])]
-    return Rollout(conversation_text(asked) if asked else prompt, conversation_text(said) if said else completion,
-                   messages=whole, **about)
+def _text(x):
+    if isinstance(x, str): return x
+    raise UserError(f"a prompt or completion is {str(x)[:60]!r}, expected a text or a list of messages")
 
+def _holds(text, messages):
+    "Whether everything that was said stands in a text, and who was called."
+    said = [y for m in messages for y in (m.content, m.reasoning, *(str(c.get("name", "")) for c in m.tool_calls))]
+    return all(y.strip() in text for y in said)
+
+# %% ../../nbs/logs/03_trl.ipynb #1a1ec2c6
+def _as_template(tokenizer, prompt, completion):
+    "Both as a tokenizer's own template has them; None if it drops something, or has no such text."
+    if not getattr(tokenizer, "chat_template", None): return None
+    try:
+        begin = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+        whole = tokenizer.apply_chat_template([*prompt, *completion], tokenize=False)
+    except Exception: return None  # a template raises what it likes
+    return (begin, whole[len(begin):]) if whole.startswith(begin) else None
+
+def _rendered(tokenizer, prompt, completion, messages):
+    "Prompt and completion as text."
+    both = _as_template(tokenizer, prompt, completion) if isinstance(prompt, list) else None
+    if both and _holds("".join(both), messages): return both
+    n = len(prompt) if isinstance(prompt, list) else 0
+    texts = conversation_text(messages[:n]) if n else _text(prompt), conversation_text(messages[n:])
+    return texts
+
+def _rollout(prompt, completion, tokenizer):
+    "A rollout of what stands in the columns."
+    if not isinstance(prompt, list) and not isinstance(completion, list):
+        return Rollout(_text(prompt), _text(completion))
+    before, after = _messages(prompt), _messages(completion, by_model=True)
+    if after is None: return Rollout(conversation_text(before), _text(completion), messages=before)
+    messages = [*(before or ()), *after]
+    return Rollout(*_rendered(tokenizer, prompt, completion, messages), messages=messages)
+
+# %% ../../nbs/logs/03_trl.ipynb #6eeb1306
 def _scores(data, columns):
     "The score of each row."
     rewards = np.array([data[c] for c in columns], float)  # (f, n); None becomes NaN
     weights = np.array([*columns.values()], float)  # (f,)
     return weighted_score(rewards.reshape(len(columns), len(data["step"])), weights).tolist()
 
-def _rows(batch, columns, bad):
-    "The rollouts of a piece of a parquet file; `bad` takes the number of a row that is none, and why."
+def _rows(batch, columns, tokenizer, evaluation, bad):
+    "The rollouts of a piece of a parquet file; `bad` takes the place and fault of one that is none."
     data = batch.to_pydict()
-    scores, steps, prompts, completions = _scores(data, columns), data["step"], data["prompt"], data["completion"]
-    others = [k for k in data if k not in _ROLLOUT]
-    for i, score in enumerate(scores):
-        about = dict(score=score, optimizer_step=steps[i] - 1, more={k: data[k][i] for k in others})
-        try: yield _rollout(prompts[i], completions[i], **about)
+    scores, others = _scores(data, columns), [k for k in data if k not in _ROLLOUT]
+    for i, (score, prompt) in enumerate(zip(scores, data["prompt"])):
+        if evaluation and hash(repr(prompt)) in evaluation: continue
+        try: r = _rollout(prompt, data["completion"][i], tokenizer)
         except UserError as e: bad(i, e)
+        else:
+            r.score, r.optimizer_step, r.more = score, data["step"][i] - 1, {k: data[k][i] for k in others}
+            yield r
 
 # %% ../../nbs/logs/03_trl.ipynb #5fece5e7
 def _batches(opened, steps):
@@ -322,20 +360,20 @@ def _batches(opened, steps):
     if (np.diff(steps) >= 0).all(): return opened.iter_batches(1024)
     return opened.read().take(np.argsort(steps, kind="stable")).to_batches(1024)
 
-def _read_parquet(file, columns, problems):
+def _read_parquet(file, columns, problems, tokenizer=None, evaluation=()):
     "The rollouts of one parquet file, sorted by step."
-    import pyarrow as pa
     n = there = 0
+    def bad(i, e): problems.bad(f"{file}: rollout {n + i}: {e}", rollouts=1)
     try:
         opened = _parquet(file)
         steps = _steps(opened)
         there = len(steps)
         for batch in _batches(opened, steps):
-            def bad(i, e): problems.bad(f"{file}, row {n + i}: {e}", rollouts=1)
-            yield from _rows(batch, columns, bad)
+            yield from _rows(batch, columns, tokenizer, evaluation, bad)
             n += batch.num_rows
     except CutOff as e: problems.bad(f"{file} is damaged or foreign: {e.why}", files=1)
-    except (pa.ArrowException, OSError, KeyError, TypeError, UnicodeError) as e:
+    except UserError: raise
+    except _unreadable() as e:
         why = f"{file} is damaged after {n} rollouts: {_one_line(e, 120)}"
         problems.bad(why, files=1, rollouts=max(0, there - n))
 
@@ -357,32 +395,30 @@ def _say_score(name, columns, problems):
 _FILES = {"log": r"completions_(\d+)\.parquet", "data set": r"\D*(\d+)(?:-of-\d+)?\.parquet"}
 _EXPECTED = "files completions_NNNNN.parquet, in it or in folders in it"
 
-def _name_of(folder): return folder.parent.name if folder.name == "completions" else folder.name
-
-def _run(name, files, columns, problems):
-    "A run of these files."
+def _run(reader, looks, name, tokenizer, problems):
+    "A run of several files."
+    looks = _without_repeats(looks, name, problems)
+    evaluation, n = (set(), 0) if reader.evaluation else _evaluated(looks)
+    if evaluation: _say_evaluation(name, looks, evaluation, n, problems)
+    columns = _reward_columns(looks, reader.columns, reader.weights, name, problems)
     _say_score(name, columns, problems)
     about = {"reader": "trl", "form": "completions", "run": name, "rewards": columns}
-    read = functools.partial(_read_parquet, columns=columns, problems=problems)
-    return Run(name, about, files, read)
+    read = functools.partial(
+        _read_parquet, columns=columns, problems=problems, tokenizer=tokenizer, evaluation=evaluation)
+    return Run(name, about, [x.file for x in looks], read)
 
 @register_reader("trl")
 @dataclass(frozen=True)
 class TRL(Reader):
     "TRL 1.x: completions that GRPOTrainer logs (parquet); a file, a folder, or the name of a data set on the hub."
-    columns: str = ""  # reward columns that make the score, with commas; empty: those whose sum gives the advantage
+    columns: str = ""  # columns that make the score, with commas between them; empty: those that make the advantages
     weights: str = ""  # their weights (TRL's `reward_weights`), with commas between them; empty: 1 each
-    eval_steps: int = 0  # every so many steps the log has an evaluation's batch; 0: seen by its prompts; -1: never
+    evaluation: bool = False  # keep what looks like the completions of an evaluation
 
     def runs(self, path: str | Path, tokenizer: Any = None, problems: Problems | None = None) -> Iterator[Run]:
         problems = problems or Problems()
         path = Path(path) if Path(path).exists() else _from_hub(str(path))
         for folder, _, files in log_folders(path, "TRL", _FILES, _EXPECTED):
-            name, files = _name_of(folder), _by_step(files, problems)
-            if not files: continue
-            looks = {file: _look(file) for file in files}
-            files = _without_evaluations(files, looks, self.eval_steps, name, problems)
-            files = _without_repeats(files, looks, name, problems)
-            if not files: continue
-            columns = _reward_columns(files, self.columns, self.weights, problems)
-            yield _run(name, files, columns, problems)
+            looks = _looks(_by_step(files, problems), problems)
+            name = folder.parent.name if folder.name == "completions" else folder.name
+            if looks: yield _run(self, looks, name, tokenizer, problems)

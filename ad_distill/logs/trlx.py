@@ -38,6 +38,7 @@ def _wrong(text, start):
     rest = text[start:].rstrip()
     try: json.loads(rest)
     except ValueError as e: return "Unterminated" not in e.msg and not _UNFINISHED.fullmatch(rest[e.pos:])
+    except RecursionError: return True
     return False
 
 def _why_no_element(text, start):
@@ -57,7 +58,7 @@ def _decoded(held):
     while True:
         start = _GAP.match(text, end).end()
         try: element, end = decode(text, start)
-        except ValueError: break
+        except (ValueError, RecursionError): break
         found.append(element)
     used = len(text[:end].encode(errors="surrogateescape"))
     return found, used, _why_no_element(text, start)
@@ -157,6 +158,7 @@ def _penalties(rewards, score, n, settings):
 
 def _token_by_token(rewards, score, n, settings):
     "Scores and penalties of n tokens that were paid one by one."
+    if any(score[n:]): raise UserError(f"its lengths do not fit: {n} tokens without padding, {len(score)} scores")
     scores = (score + [0.] * n)[:n]
     return scores, [settings.penalty(x, s) for x, s in zip(rewards, scores)]
 
@@ -192,6 +194,8 @@ def _batch_of_rollouts(data):
         raise CutOff("it holds no rollouts: expected an object with a list of them")
     missing = [k for k in ("pad_token_id", "eos_token_id") if type(data.get(k)) is not int]
     if missing: raise CutOff(f"it does not say {' and '.join(missing)}")
+    for k in ("iteration", "optimizer_step"): _need_number(k, data.get(k, -1), {int})
+    _need_number("kl_coef", data.get("kl_coef"), {int, float, type(None)})
     return _Head(**{k: data[k] for k in _Head._fields if k in data}), data["rollouts"]
 
 def _exported_rollouts(data):
@@ -199,6 +203,13 @@ def _exported_rollouts(data):
     if isinstance(data, list): return None, data
     kind = type(data).__name__
     raise CutOff(f"it holds a {kind}, expected a list of rollouts with query_tensor and response_tensor")
+
+# %% ../../nbs/logs/02_trlx.ipynb #a97ee22c
+_MOST = 2 ** 53  # a larger number is damage
+
+def _need_number(name, x, kinds):
+    if type(x) in kinds and abs(x or 0) <= _MOST: return
+    raise CutOff(f"its {name} is {str(x)[:40]!r}, expected a number")
 
 class _Form(NamedTuple):
     "A form of trlX's logs."
@@ -242,7 +253,7 @@ def _pieces(file, form):
         for rows in _elements(file, at): yield head, rows
 
 # %% ../../nbs/logs/02_trlx.ipynb #0dca0916
-_SPOILT = UserError, KeyError, TypeError, AttributeError, IndexError  # what reading a rollout raises
+_SPOILT = UserError, LookupError, TypeError, AttributeError, ValueError, OverflowError  # what reading a rollout raises
 
 def _why_spoilt(e):
     if isinstance(e, UserError): return str(e)
@@ -275,7 +286,7 @@ def _config(folder, problems):
     file = folder / "config.json"
     if not file.exists(): return {}
     try: config = json.loads(file.read_bytes())
-    except ValueError as e: config = problems.bad(f"{file} is damaged: {e}", files=1)
+    except (ValueError, RecursionError, OSError) as e: config = problems.bad(f"{file} is damaged: {e}", files=1)
     return config if isinstance(config, dict) else {}
 
 def _section(config, name):
@@ -284,7 +295,7 @@ def _section(config, name):
 
 def _seed(config):
     seed = _section(config, "train").get("seed")
-    return seed if type(seed) is int else 0
+    return seed if type(seed) is int and 0 <= seed < 2 ** 63 else 0
 
 def _pad_and_eos(tokenizer, folder):
     "The tokens that pad and end, of the form of log that does not say."

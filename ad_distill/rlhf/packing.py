@@ -100,7 +100,8 @@ def _tokens(r):
 def _logprobs(r, n):
     logprob = array("f", [math.nan] * n if r.logprobs is None else r.logprobs)
     if len(logprob) != n: raise TypeError(f"it has {len(logprob)} logprobs for {n} tokens")
-    return logprob
+    if r.mask is None: return logprob
+    return array("f", [x if wrote else math.nan for x, wrote in zip(logprob, r.mask)])  # a tool's tokens have none
 
 @patch
 def _note_tokens(self: PackedRollouts, prompt, completion):

@@ -1,0 +1,167 @@
+"""Damaged logs of trainers: every one is imported as it says, or refused in one line.
+
+By hand: `python tests/campaigns/logs.py --seed 0 --count 2000`."""
+
+import copy, io, json, math, random, shutil, traceback, warnings
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from harness import main
+
+from ad_distill.logs.importing import import_log
+from ad_distill.registry import UserError
+
+DATA = Path(__file__).resolve().parent.parent / "data"
+ODD = (None, True, -1, 2**31, 2**63, 10**30, -0.5, 3.5e38, 1e400, math.nan, "", "7", "\ud800", "x" * 999, [], {}, [[1]])
+DEEP = b"[" * 100_000
+
+
+@cache
+def trlx_log():
+    "A real batch, its first rollouts."
+    file = sorted((DATA / "trlx_logs/complete").glob("*/rollouts-00000.json"))[0]
+    d = json.loads(file.read_text())
+    return d | {"rollouts": d["rollouts"][:4]}
+
+
+@cache
+def trl_log():
+    file = sorted((DATA / "trl_logs/dense/completions").glob("*.parquet"))[0]
+    return pq.read_table(file).slice(0, 8).drop_columns(["short"]).to_pydict()
+
+
+def places(d, at=()):
+    if at:
+        yield at
+    for k, x in d.items() if isinstance(d, dict) else enumerate(d) if isinstance(d, list) else ():
+        yield from places(x, (*at, k))
+
+
+def edit(rng, d):
+    "Change or remove one value, near the top more often than by chance."
+    d = copy.deepcopy(d)
+    depth = rng.randrange(1, 6)
+    *way, last = rng.choice([p for p in places(d) if len(p) <= depth])
+    inner = d
+    for k in way:
+        inner = inner[k]
+    if rng.random() < 0.2:
+        del inner[last]
+    else:
+        inner[last] = rng.choice(ODD)
+    return d
+
+
+def edit_bytes(rng, data):
+    data, kind = bytearray(data), rng.randrange(3)
+    if kind == 0:
+        return bytes(data[: rng.randrange(len(data))])
+    at = rng.randrange(len(data))
+    if kind == 1:
+        data[at] ^= 1 << rng.randrange(8)
+    else:
+        data[at:at] = rng.choice((b"\xff\xfe", b"\0", b"NaN", b"]", DEEP))
+    return bytes(data)
+
+
+def column(rng, rows):
+    "Another column in the place of one."
+    n, kind = len(rows), rng.randrange(7)
+    message = rng.choice(({"role": "user", "content": None}, {"role": None, "content": "a"}, {"text": "a"}))
+    if kind == 0:
+        return pa.array([rng.choice((None, x)) for x in rows])
+    if kind == 1:
+        return pa.array([[str(x), "b"] for x in rows])
+    if kind == 2:
+        return pa.array([[message]] * n)
+    if kind == 3:
+        return pa.array(np.full(n, rng.choice((3.5e38, math.inf, -1.5, math.nan))))
+    if kind == 4:
+        return pa.array([rng.choice((-1, 2**62, 0, 7)) for _ in rows])
+    if kind == 5:
+        return pa.array([[[1.0], None]] * n)
+    return pa.array([b"\xff\xfe"] * n).view(pa.utf8()) if rng.random() < 0.5 else pa.nulls(n)
+
+
+def parquet(rng):
+    columns = {k: pa.array(v) for k, v in trl_log().items()}
+    if rng.random() < 0.5:
+        k = rng.choice(list(columns))
+        if rng.random() < 0.1:
+            del columns[k]
+        else:
+            columns[k] = column(rng, trl_log()[k])
+        what, change = f"column {k}", False
+    else:
+        what, change = "bytes of parquet", True
+    pq.write_table(pa.table(columns), buffer := io.BytesIO())
+    return what, edit_bytes(rng, buffer.getvalue()) if change else buffer.getvalue()
+
+
+def make(rng, folder):
+    "A damaged log: its reader, and what was changed."
+    if rng.random() < 0.5:
+        what, data = parquet(rng)
+        (folder / "completions_00001.parquet").write_bytes(data)
+        return "trl", what
+    good = json.dumps(trlx_log())
+    if rng.random() < 0.5:
+        what, data = "bytes of json", edit_bytes(rng, good.encode())
+    else:
+        what, data = "json", json.dumps(edit(rng, trlx_log())).encode()
+    (folder / "rollouts-00000.json").write_bytes(data)
+    return "trlx", what
+
+
+def said(folder, reader):
+    "How many rollouts a log holds, and their scores, read without the package."
+    if reader == "trlx":
+        rows = json.loads((folder / "rollouts-00000.json").read_bytes())["rollouts"]
+        return [r["score"] for r in rows], None
+    d = pq.read_table(folder / "completions_00001.parquet").to_pydict()
+    order = np.argsort(d["step"], kind="stable")
+    return [d["vowels"][i] if "vowels" in d else math.nan for i in order], [d["completion"][i] for i in order]
+
+
+def score(x):
+    "NaN where the log has no number; a list is what was paid token by token."
+    if isinstance(x, list) and all(isinstance(y, (int, float)) for y in x):
+        return math.fsum(x)
+    return x if isinstance(x, (int, float)) else math.nan
+
+
+def same(store, scores, texts):
+    h = store[0]
+    want = np.array([score(x) for x in scores], np.float32)
+    right = np.array_equal(h.returns, want, equal_nan=True)
+    if texts is not None:
+        right &= all(isinstance(x, list) or x == y for x, y in zip(texts, h.columns["action"], strict=True))
+    return bool(right)
+
+
+def one(seed, work):
+    "Outcome of one variant, and what was changed."
+    rng = random.Random(seed)
+    shutil.rmtree(work, ignore_errors=True)
+    (work / "log").mkdir(parents=True)
+    reader, what = make(rng, work / "log")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            store, summary = import_log(reader, work / "log", work / "store", skip_bad=rng.random() < 0.3)
+            store.verify()
+            if summary["left_out"]["rollouts"] + summary["left_out"]["files"]:
+                return "right", f"{what} (skipped)"  # and said
+            return ("right" if same(store, *said(work / "log", reader)) else "silent"), what
+    except UserError as e:
+        return ("refused" if len(str(e).splitlines()) == 1 else "traceback"), f"{what}: {e}"[:200]
+    except Exception as e:
+        traceback.print_exc(limit=-4)
+        return "traceback", f"{what}: {e!r}"[:200]
+
+
+if __name__ == "__main__":
+    main(one, __doc__)
