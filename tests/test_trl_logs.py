@@ -79,6 +79,7 @@ def test_where_advantages_decide_nothing_a_line_asks(tmp_path):
         assert [r.score for r in read(tmp_path / name, columns="right")[1]] == [1, 0, 1, 0]
 
 
+CALLED = '<tool_call>\n{"name": "add", "arguments": {"a": 2, "b": 3}}\n</tool_call>'
 CALL = {"type": "function", "function": {"name": "add", "arguments": {"a": 2, "b": 3}}}
 
 
@@ -88,12 +89,11 @@ CALL = {"type": "function", "function": {"name": "add", "arguments": {"a": 2, "b
     [
         ([{"role": "assistant", "content": "5"}], "5", [True]),
         ([{"role": "assistant", "content": None, "tool_calls": [CALL]}],
-         '<tool_call>\n{"name": "add", "arguments": {"a": 2, "b": 3}}\n</tool_call>', [True]),
+         CALLED, [True]),
         ([{"role": "assistant", "reasoning_content": "2 and 3.", "content": "5"}], "<think>\n2 and 3.\n</think>\n\n5", [True]),
         ([{"role": "assistant", "content": "", "tool_calls": [CALL]}, {"role": "tool", "name": "add", "content": "5"},
           {"role": "assistant", "content": "It is 5."}],
-         'assistant: <tool_call>\n{"name": "add", "arguments": {"a": 2, "b": 3}}\n</tool_call>\ntool (add): 5\n'
-         "assistant: It is 5.", [True, False, True]),
+         f"assistant: {CALLED}\ntool (add): 5\nassistant: It is 5.", [True, False, True]),
         ([{"role": "assistant", "content": [{"type": "image"}, {"type": "text", "text": "A cat."}]}], "<image>A cat.",
          [True]),
         ([{"role": "assistant", "name": "Ada", "content": "5"}], "assistant (Ada): 5", [True]),

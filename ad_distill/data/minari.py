@@ -596,14 +596,16 @@ def _env_params(spec):
     return params
 
 # %% ../../nbs/data/05_minari.ipynb #687f47dc
-def _form_of(dataset, theirs, task, env, notes):
+def _form_of(metadata, task, env, notes):
     "The form that the task asks for; the dataset's own where nobody knows the environment, or no more than its name."
+    dataset, theirs, named = metadata["dataset_id"], _minari_spaces(metadata), _env_spec(metadata).get("id")
     kind, _, name = task["name"].partition(":")
     if kind != "gym": return _own_form(theirs)
     try:
         if ":" in name and not env: raise UserError(f"it names {name!r}, of another package")
         return _task_form(theirs, TASKS.make("gym", {**task["params"], "id": name}))
     except Exception as e:  # an environment may fail in any way
+        if env and named: raise UserError(f"dataset {dataset} does not fit env {env}: {_said(e)}") from e
         why = f"it does not fit env {env}: {_said(e)}" if env else _said(e)
         notes.append(f"dataset {dataset} keeps its own spaces, and no model can be trained on it: {why}; if you "
                      "know the environment, import it again with -s env ID, or -s env MODULE:ID")
@@ -690,7 +692,7 @@ def from_minari(
         episodes = _episodes(dataset, bar, bad)
         if not task: _read_ours(metadata["ad_distill"], episodes, work)
         else:
-            form = _form_of(metadata["dataset_id"], _minari_spaces(metadata), task, env, notes)
+            form = _form_of(metadata, task, env, notes)
             _read_theirs(dataset, metadata, task, form, episodes, work, bad)
         copy_beside(folder / "ad_distill", work)
     return Store.open(out)
