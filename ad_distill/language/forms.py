@@ -169,6 +169,8 @@ class Json(Digits):
 
     def _text(self, field): return QuotedCodec()
 
+    def _again(self, head): return f'"again": {head.partition(": ")[2]}'
+
     def _frame(self, field, codecs, last):
         left, right = self._brackets(field)
         head = f'"{_name(self.spaces, field)}": {left}'

@@ -11,7 +11,7 @@ __all__ = ['FIELDS', 'MARKUP', 'CHUNK', 'LATER', 'Slot', 'pattern_of', 'Parts', 
 # %% ../../nbs/language/02_serializer.ipynb #fe02b5e5
 import itertools, json, math, re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -73,6 +73,7 @@ class Serializer:
     order: tuple = ("state", "action", "reward")  # of the fields; logprobs are written if "logprob" is among them
     skip_zero: bool = False                       # leave out a reward of 0
     late_reward: bool = False                     # what follows an action stands behind the next state instead
+    bind: str = field(default="none", kw_only=True, metadata={"later": True})  # echo: the action again, behind its reward
 
     name: ClassVar[str]                    # in `SERIALIZERS`
     digits: ClassVar[int | None] = None    # significant digits of real numbers; None: all there are
@@ -92,7 +93,8 @@ class Serializer:
     @cached_property
     def codecs(self) -> dict[str, tuple[list[Codec], tuple[int, ...]]]:
         "By field: its codecs, and the coordinate that each writes."
-        return {f: self._codecs(f) for f in (*self.order, "end")}
+        found = {f: self._codecs(f) for f in (*self.order, "end")}
+        return found | dict(echo=found["action"])
 
     @cached_property
     def rows(self) -> tuple[list[Slot], list[Slot]]: return self._lay_out()  # of a transition, of an episode's end
@@ -112,6 +114,9 @@ def _check_order(self: Serializer):
     if self.order.index("state") > self.order.index("action"):
         raise UserError("order: expected the state before the action that it leads to")
     for k in ("skip_zero", "late_reward"): _check_flag(k, getattr(self, k))
+    if self.bind not in ("none", "echo"): raise UserError(f"bind: {self.bind!r} came, expected none or echo")
+    if self.bind != "none" and self.order.index("reward") < self.order.index("action"):
+        raise UserError(f"bind={self.bind} needs an order in which the reward stands behind the action")
     if self.late_reward and self.order[:2] != ("state", "action"):
         raise UserError("late_reward needs an order that begins with state, action")
 
@@ -136,6 +141,11 @@ def _check_count(name, x, least, none):
 def _frame(self: Serializer, field, codecs, last) -> tuple[list[str], str]:
     "Literals before each value of a field, and the one behind the last."
     raise NotImplementedError
+
+@patch
+def _again(self: Serializer, head) -> str:
+    "What stands before an echo, instead of `head` before an action."
+    return f"again {head}"
 
 @patch
 def _text(self: Serializer, field) -> TextCodec:
@@ -189,12 +199,19 @@ def _coordinates(self: Serializer, field, space):
 @patch(as_prop=True)
 def _late(self: Serializer):
     "Fields that stand behind the next state."
-    return self.order[2:] if self.late_reward else ()
+    return self._written_fields[2:] if self.late_reward else ()
+
+@patch(as_prop=True)
+def _written_fields(self: Serializer):
+    "The order, with the echo behind the reward."
+    if self.bind == "none": return self.order
+    at = self.order.index("reward") + 1
+    return (*self.order[:at], "echo", *self.order[at:])
 
 @patch
 def _lay_out(self: Serializer):
     "Slots of a transition, and of an end."
-    names = ("state", *self._late, "action") if self._late else self.order
+    names = ("state", *self._late, "action") if self._late else self._written_fields
     return self._slots(names), self._slots((*self._late, "end"))
 
 @patch
@@ -205,10 +222,11 @@ def _slots(self: Serializer, names):
 @patch
 def _slot(self: Serializer, field, last):
     codecs, index = self.codecs[field]
-    heads, tail = self._frame(field, codecs, last)
+    heads, tail = self._frame("action" if field == "echo" else field, codecs, last)
+    if field == "echo": heads = [self._again(heads[0]), *heads[1:]]
     pieces = [p for pair in zip(heads, codecs) for p in pair]
     if codecs: pieces.append(tail)
-    optional = field in self._late or field == "reward" and self.skip_zero
+    optional = field in self._late or field in ("reward", "echo") and self.skip_zero
     return Slot(field, tuple(pieces), index, optional)
 
 # %% ../../nbs/language/02_serializer.ipynb #6df88a2c
@@ -333,10 +351,12 @@ def _rows(s, episodes, open):
     code = x["terminated"] + 2 * x["truncated"]
     if open: _leave_open(lengths, code, last, gaps)
     values = {f: _matrix(x[f]) for f in s.order} | dict(end=code)
-    has = {f: _written(s, f, x[f]) for f in s._late}
+    values["echo"] = values["action"]
+    paid = _written(s, "reward", x["reward"])
+    has = {f: paid if f in ("reward", "echo") else _written(s, f, x[f]) for f in s._late}
     before = values | {f: np.roll(values[f], 1, 0) for f in s._late}
     where = {f: ~first & np.roll(has[f], 1) for f in s._late}
-    if s.skip_zero and not s._late: where["reward"] = _written(s, "reward", x["reward"])
+    if s.skip_zero and not s._late: where["reward"] = where["echo"] = paid
     return _Rows(values, before, where, {f: last & has[f] for f in s._late}, last, gaps)
 
 # %% ../../nbs/language/02_serializer.ipynb #f5236dc5
@@ -463,13 +483,14 @@ class _Found:
 def _episodes(found):
     "Trajectories of the rows that were read."
     s, n = found.s, found.lengths.sum()
+    if s.bind != "none": _check_echo(found)
     none = np.zeros(n, bool)
     _refuse(found, none, (found.closed == 0) & (found.code > 0), "an episode without transitions that is done")
     code = found.code[found.closed > 0]
     x = dict(terminated=none, truncated=none.copy(), logprob=np.full(n, np.nan, np.float32))
     x["terminated"][found.last], x["truncated"][found.last] = code & 1, code & 2
     for slot in s.rows[0]:
-        if slot.field != "open": x[slot.field] = _column(found, slot)
+        if slot.field not in ("open", "echo"): x[slot.field] = _column(found, slot)
     stops = np.cumsum(found.lengths)
     x = check_columns(x, stops, s.spaces)
     cuts = itertools.pairwise([0, *stops.tolist()])
@@ -502,6 +523,20 @@ def _moved_back(found, field):
     out[found.last] = at_end[full]
     if len(lengths) > len(full): out[-1] = np.nan  # not written yet
     return out
+
+def _check_echo(found):
+    "Refuse an echo that is not the action before it, and one that stands without a reward or is missing behind one."
+    late = "echo" in found.s._late
+    paid, full = found.transitions["reward"][0][0], found.closed > 0  # (n,), (c,)
+    for k, (_, action) in enumerate(found.transitions["action"]):
+        there, value = found.transitions["echo"][k]  # (n,)
+        before = np.roll(action, 1) if late else action
+        bad, bad_end = (there != paid) | there & (value != before), np.zeros(len(full), bool)
+        if late:
+            there, value = found.ends["echo"][k]  # (c,)
+            bad_end = there != found.ends["reward"][0][0]
+            bad_end[full] |= there[full] & (value[full] != action[found.last])
+        _refuse(found, bad.astype(bool), bad_end, "an echo that is not the action before it")
 
 def _refuse(found, transitions, ends, why):
     "Raise if a row is bad; masks of the rows of transitions, and of those that end an episode."
@@ -576,6 +611,7 @@ def before_action(self: Serializer,
     reward: np.ndarray = None,   # (n,) with `late_reward` what they got last; else what is asked for, if it stands here
     logprob: np.ndarray = None,  # (n,) likewise
     first: np.ndarray = None,    # (n,) bool, the first of an episode; default: all if there is no reward, else none
+    action: np.ndarray = None,   # (n, *a) that the reward was for, where it is echoed here
 ) -> list[str]:                  # n texts
     "What is written from the last transition up to the next action."
     x = check_values("state", state, self.spaces.state)  # (n, *s)
@@ -584,6 +620,9 @@ def before_action(self: Serializer,
     given = dict(reward=reward, logprob=logprob)
     for slot in self.parts.before:
         f = slot.field
+        if f == "echo":
+            values[f] = _echoed(self, action, len(x), first)
+            where[f] = where["reward"]
         if f not in given: continue
         values[f] = _given_before(self, f, given[f], first)
         where[f] = _written(self, f, values[f][:, 0])
@@ -598,6 +637,13 @@ def _given_before(s, field, x, first):
     raise UserError(f"{s.name} with order {', '.join(s.order)}{late} writes the {field} before the action: "
                     f"pass {field}=")
 
+def _echoed(s, action, n, first=False):
+    "(n, coordinates) actions as they are echoed."
+    shape = s.spaces.action.shape or ()
+    if action is None and np.all(first): return np.zeros((n, math.prod(shape)), column_dtype(s.spaces.action))
+    if action is None: raise UserError(f"{s.name} with bind={s.bind} writes the action again: pass action=")
+    return _matrix(check_values("action", action, s.spaces.action))
+
 def _as_column(x, n): return np.asarray(x, np.float32).reshape(n, 1)  # (n, 1)
 
 # %% ../../nbs/language/02_serializer.ipynb #328dba58
@@ -607,12 +653,17 @@ def after_action(self: Serializer,
     logprob: np.ndarray = None,      # (n,) of the action, where it is written
     terminated: np.ndarray = False,  # (n,) bool
     truncated: np.ndarray = False,   # (n,) bool
+    action: np.ndarray = None,       # (n, *a) where it is echoed
 ) -> list[str]:                      # n texts
     "What is written behind an action, from `action_stop` on, up to the next state."
     n, given = np.size(reward), dict(reward=reward, logprob=logprob)
     if logprob is None: _need_no_logprob(self)
     values = {f: _as_column(x, n) for f, x in given.items() if x is not None}
     where = {f: _written(self, f, x[:, 0]) for f, x in values.items()}
+    if any(slot.field == "echo" for slot in (*self.parts.after, *self.rows[1])):
+        done = np.asarray(terminated, bool) | np.asarray(truncated, bool)
+        unused = "echo" in self._late and not done.any()
+        values["echo"], where["echo"] = _echoed(self, action, n, unused), where["reward"]
     code = np.asarray(terminated, bool) + 2 * np.asarray(truncated, bool)
     values["end"] = code = np.broadcast_to(code, n)
     stop = Slot("action", (self.action_stop,))
@@ -640,6 +691,7 @@ def open_end(self: Serializer,
     goes_on = bool(len(lengths) and lengths[-1] and not (x["terminated"][-1] or x["truncated"][-1]))
     if goes_on and self.late_reward: reward, logprob = x["reward"][-1], x["logprob"][-1]
     given = {k: [v] for k, v in dict(reward=reward, logprob=logprob).items() if v is not None}
+    if goes_on and self.late_reward: given["action"] = x["action"][-1:]
     return self.serialize(episodes, open=True) + self.before_action([state], **given, first=not goes_on)[0]
 
 # %% ../../nbs/language/02_serializer.ipynb #dc572126
