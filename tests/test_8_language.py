@@ -12,7 +12,7 @@ from test_serialize_laws import draw_episode
 from ad_distill.models.lm import LMModel, LMSettings, small_lm
 from ad_distill.models.lm_agent import LMAgent
 from ad_distill.models.lm_context import Context
-from ad_distill.language.serializer import make_serializer
+from ad_distill.language.serializer import FIELDS, make_serializer
 from ad_distill.language.tokenizers import build_tokenizer
 from ad_distill.trajectory import Spaces, Trajectory
 
@@ -145,3 +145,22 @@ def test_darkroom_in_both_formats(tmp_path):
     results = json.loads((tmp_path / "both.json").read_text())["results"]
     assert {"score_iqm", "expert_distillation_score", "lm"} <= results.keys() and "perplexity_action" in results["lm"]
     assert (tmp_path / "both.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("kind, name", [("text", "prose bind=echo"), ("grid", "compact bind=echo")])
+def test_an_echo_is_written_while_acting_and_has_no_loss(kind, name):
+    model, streams = writer(kind, name), range(3)
+    agent = LMAgent(model, streams)
+    talk(agent, kind, streams)
+    texts = [[model.stream.decode(ids) for ids in episodes] for episodes in agent.context.episodes]
+    assert "gain " in "".join(map("".join, texts))
+    for episodes in texts:
+        for text in episodes[:-1]:
+            assert model.serializer.serialize(model.serializer.parse(text)) == text
+    assert model.field_weight[FIELDS.index("markup")] == 0 and model.field_weight[FIELDS.index("action")] > 0
+    context = agent.context
+    with torch.inference_mode():
+        context.write([[1]] * 3)
+        cached = context.read()[:, -1]
+        context.forget()
+        assert torch.allclose(cached, context.read()[:, -1], atol=1e-4)

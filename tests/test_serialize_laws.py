@@ -555,3 +555,45 @@ def test_legal_actions_are_the_actions(name):
             read = [s.read_action(text + s.action_stop)[0] for text in legal]
             assert all(space.contains(np.asarray(a, space.dtype) if space.shape else a) for a in read)
     assert make_serializer(name, Spaces(Discrete(2), Text(9))).legal_actions() is None
+
+
+@each_serializer
+@pytest.mark.parametrize("late", [False, True])
+def test_an_echo_follows_its_reward(name, late):
+    for i in range(len(ZOO)):
+        rng, spaces = np.random.default_rng(i), Spaces(ZOO[-1 - i], ZOO[i])
+        s = make_serializer(name, spaces, bind="echo", late_reward=late, skip_zero=False)
+        assert serializer_from_json(json.loads(json.dumps(s.to_json()))) == s
+        e = s.quantize(draw_echoed(rng, spaces))
+        text, sofar = s.serialize([e, e]), ""
+        assert s.serialize(s.parse(text)) == text
+        for t in range(len(e)):
+            now, past = slice(t, t + 1), slice(t - 1, t)
+            before = dict(reward=e.reward[past], logprob=e.logprob[past], action=e.action[past]) if late and t else {}
+            sofar += s.before_action(e.state[now], **before, first=[t == 0])[0] + s.action_text(e.action[t])
+            ends = e.terminated[now], e.truncated[now]
+            sofar += s.after_action(e.reward[now], e.logprob[now], *ends, action=e.action[now])[0]
+        assert sofar + sofar == text
+
+
+def draw_echoed(rng, spaces):
+    def column(space):
+        if isinstance(space, Text):
+            return np.array([f"word {k}" for k in rng.integers(9, size=3)], object)
+        space.seed(int(rng.integers(99)))
+        return np.stack([space.sample() for _ in range(3)])
+
+    done = np.array([False, False, True])
+    reward, logprob = np.array([0, 1, 0.5], "f4"), np.full(3, -1, "f4")
+    return Trajectory(column(spaces.state), column(spaces.action), reward, logprob, done, done & False, spaces)
+
+
+@each_serializer
+def test_an_echo_of_another_action_is_refused(name):
+    spaces = Spaces(Discrete(5), Discrete(5))
+    s = make_serializer(name, spaces, bind="echo")
+    e = Trajectory(*[np.array(x) for x in ([1], [2], [1.0], [-1.0], [True], [False])], spaces)
+    at = s.serialize(e).lower().index("2", s.serialize(e).index("again"))
+    text = s.serialize(e)
+    with pytest.raises(ParseError, match="echo"):
+        s.parse(text[:at] + "3" + text[at + 1 :])

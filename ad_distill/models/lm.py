@@ -19,7 +19,7 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-from ..language.serializer import FIELDS, Serializer, serializer_from_json
+from ..language.serializer import FIELDS, MARKUP, Serializer, serializer_from_json
 from ..language.tokenizers import check_folder, load_tokenizer
 from ..language.tokens import TokenStream
 from ..registry import UserError
@@ -103,6 +103,7 @@ class LMModel(nn.Module):
         self.stream = TokenStream(serializer, tokenizer)
         self._check_sizes()
         weights = torch.tensor([settings.field_weights[f] for f in FIELDS])
+        if serializer.bind != "none": weights[MARKUP] = 0  # an echo is markup: it is read, never learnt
         self.register_buffer("field_weight", weights, persistent=False)
 
     @property
