@@ -73,7 +73,7 @@ class Serializer:
     order: tuple = ("state", "action", "reward")  # of the fields; logprobs are written if "logprob" is among them
     skip_zero: bool = False                       # leave out a reward of 0
     late_reward: bool = False                     # what follows an action stands behind the next state instead
-    bind: str = field(default="none", kw_only=True, metadata={"later": True})  # echo: the action again, behind its reward
+    bind: str = field(default="none", kw_only=True, metadata={"later": True})  # echo: the action again
 
     name: ClassVar[str]                    # in `SERIALIZERS`
     digits: ClassVar[int | None] = None    # significant digits of real numbers; None: all there are
