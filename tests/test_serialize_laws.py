@@ -559,10 +559,11 @@ def test_legal_actions_are_the_actions(name):
 
 @each_serializer
 @pytest.mark.parametrize("late", [False, True])
-def test_an_echo_follows_its_reward(name, late):
+@pytest.mark.parametrize("bind", ["echo", "grade", "tag"])
+def test_an_echo_follows_its_reward(name, bind, late):
     for i in range(len(ZOO)):
         rng, spaces = np.random.default_rng(i), Spaces(ZOO[-1 - i], ZOO[i])
-        s = make_serializer(name, spaces, bind="echo", late_reward=late, skip_zero=False)
+        s = make_serializer(name, spaces, bind=bind, late_reward=late, skip_zero=False)
         assert serializer_from_json(json.loads(json.dumps(s.to_json()))) == s
         e = s.quantize(draw_echoed(rng, spaces))
         text, sofar = s.serialize([e, e]), ""
@@ -589,11 +590,31 @@ def draw_echoed(rng, spaces):
 
 
 @each_serializer
-def test_an_echo_of_another_action_is_refused(name):
+@pytest.mark.parametrize("bind", ["echo", "grade", "tag"])
+def test_an_echo_that_contradicts_is_refused_where_it_stands(name, bind):
     spaces = Spaces(Discrete(5), Discrete(5))
-    s = make_serializer(name, spaces, bind="echo")
-    e = Trajectory(*[np.array(x) for x in ([1], [2], [1.0], [-1.0], [True], [False])], spaces)
-    at = s.serialize(e).lower().index("2", s.serialize(e).index("again"))
+    s = make_serializer(name, spaces, bind=bind)
+    e = Trajectory(*[np.array(x) for x in ([1], [2], [0.7], [-1.0], [True], [False])], spaces)
     text = s.serialize(e)
-    with pytest.raises(ParseError, match="echo"):
-        s.parse(text[:at] + "3" + text[at + 1 :])
+    head = text.lower().index("again")
+    at = text.index("2", head)
+    changed = [text[:at] + "3" + text[at + 1 :]]
+    if bind != "echo":
+        changed.append(text[:head] + text[head:].replace("+3", "+2"))
+    for other in changed:
+        with pytest.raises(ParseError, match="echo") as found:
+            s.parse(other)
+        assert head < found.value.offset <= at
+
+
+def test_grades_are_settings():
+    spaces = Spaces(Discrete(5), Discrete(5))
+    s = make_serializer("compact bind=grade grades=-1,0,2.5", spaces)
+    assert s.grades == (-1, 0, 2.5) and serializer_from_json(json.loads(json.dumps(s.to_json()))) == s
+    rewards = np.array([-2, -1, -0.001, 2.5, np.nan], "f4")
+    after = make_serializer("plain bind=grade grades=-1,0,2.5", spaces).after_action(rewards, action=np.arange(5))
+    assert ["".join(a.split("again: ")[1].split()) for a in after] == ["0+0", "1+1", "2+1", "3+3", "4+?"]
+    assert "grades" not in make_serializer("compact bind=grade", spaces).to_json()["settings"]
+    for typed in ("bind=grade grades=1,0", "bind=grade grades=a", "bind=grade grades=nan", "grades=0.5", "bind=grad"):
+        with pytest.raises(UserError, match="grade"):
+            make_serializer(f"compact {typed}", spaces)

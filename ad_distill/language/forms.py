@@ -54,6 +54,8 @@ class Plain(Digits):
             raise UserError(f"{k}: {v!r} came, expected text on one line that begins with neither letter nor digit")
         super().__post_init__()
 
+    def _again(self, head): return "again" + self.delimiter
+
     @property
     def _marks(self): return tuple(self.end + s for s in (" open", "", " truncated", " terminated, truncated"))
 
@@ -127,6 +129,8 @@ class Compact(Digits):
                             "end with a digit, such as row, column")
         super().__post_init__()
 
+    def _again(self, head): return "again "
+
     def _frame(self, field, codecs, last):
         if _is_text(codecs): return ["> " if field == "state" else "< "], "\n"
         return _heads("", codecs), "\n" if field == "end" else " "
@@ -158,6 +162,7 @@ class Json(Digits):
     "One JSON object a line: `{\"state\": [4, 3], \"action\": 2, \"reward\": 0}`."
 
     _open: ClassVar[str] = "{"
+    _quote: ClassVar[str] = '"'
     _nan: ClassVar[str] = "null"
     _marks: ClassVar[tuple] = ("open", "terminated", "truncated", "terminated, truncated")
 
@@ -235,6 +240,8 @@ class Prose(Digits):
     _nan: ClassVar[str] = "unknown"
     _marks: ClassVar[tuple] = ("The record stops here.", "The episode ended.", "Time ran out.",
                                "The episode ended as time ran out.")
+
+    def _again(self, head): return "Again: "
 
     def _frame(self, field, codecs, last):
         if field == "end": return [""], "\n"

@@ -79,6 +79,7 @@ def _closed_words(serializer):
 
 # %% ../../nbs/language/05_tokenizers.ipynb #7d0e066a
 _SPECIAL = ["<pad>", "<eos>"]
+_GRADED = re.compile("(.+)\\+[0-9?]([ĠĊ]?)")  # a word of an echo, and the blank behind it, spelled in letters
 _ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())                       # every byte as a letter
 _SPELLED = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)  # text in those letters
 
@@ -96,6 +97,7 @@ def build_tokenizer(
     room = _room_for_more(serializer, words, whole, vocab_size)
     learn = _frequent_words if words else _pairs
     learned, merges = learn(cut, serializer.serialize(episodes), room, set(whole))
+    if words and serializer.bind == "grade": learned = _in_every_grade(serializer, learned, set(whole), room)
     return _assemble(cut, [*_SPECIAL, *_ALPHABET, *whole, *learned], merges)
 
 def _choose_words(serializer, words):
@@ -127,6 +129,16 @@ def _frequent_words(cut, text, room, whole):
     count = Counter(w for w, _ in cut.pre_tokenize_str(text))
     frequent = [w for w, k in count.items() if k * 1000 >= count.total() and len(w) > 1 and w not in whole]
     return sorted(frequent, key=lambda w: (-count[w], w))[:room], []
+
+def _in_every_grade(serializer, words, whole, room):
+    "Words, and each that is echoed with all grades that there are: one token is a word and its grade."
+    signs = [c.signs for c in serializer.codecs["echo"][0] if c.dtype == object]  # others are listed already
+    if not signs: return words
+    out = {}
+    for word in words:
+        m = _GRADED.fullmatch(word)
+        out.update(dict.fromkeys([f"{m[1]}{sign}{m[2]}" for sign in signs[0]] if m else [word]))
+    return [w for w in out if w not in whole][:room]
 
 def _pairs(cut, text, room, whole):
     "At most `room` frequent pairs of a text, and how they are merged."

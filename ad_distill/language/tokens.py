@@ -43,7 +43,7 @@ class _Pieces:
     def value(self, column, field):
         "A value; what stands before it is a piece of its own, unless it is left out itself."
         now, self.pending = self.pending, ""
-        if FIELDS[field] in ("reward", "logprob"):  # others are never left out, though a text may be empty
+        if FIELDS[field] in ("reward", "logprob", "echo"):  # others are never left out, though a text may be empty
             here = column != ""  # (n,)
             if not here.all(): now, self.pending = _divide(now, here)
         self.out += [(MARKUP, now), (field, column)]

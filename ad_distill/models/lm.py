@@ -19,7 +19,7 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-from ..language.serializer import FIELDS, MARKUP, Serializer, serializer_from_json
+from ..language.serializer import FIELDS, Serializer, serializer_from_json
 from ..language.tokenizers import check_folder, load_tokenizer
 from ..language.tokens import TokenStream
 from ..registry import UserError
@@ -36,7 +36,7 @@ class LMSettings:
     slide: int = 1  # episodes that are dropped at once when the context is full
     sort: bool = False  # keep the episodes of the context in the order of their returns, best last; the worst goes
     ask: float = 1.0  # where the reward stands before the action: the one that is asked for
-    field_weights: dict[str, float] = field(default_factory=dict)  # of fields' tokens in the loss; 1 if not named
+    field_weights: dict[str, float] = field(default_factory=dict)  # of fields' tokens in the loss; 1 if not named, echo: 0
     about: dict[str, Any] = field(default_factory=dict)  # where it comes from: task, store, windows
 
     def __post_init__(self):
@@ -49,8 +49,8 @@ class LMSettings:
         object.__setattr__(self, "field_weights", _all_weights(self.field_weights))
 
 def _all_weights(given):
-    "A weight for every field."
-    weights = {**dict.fromkeys(FIELDS, 1.), **given}
+    "A weight for every field; an echo is read, not learnt."
+    weights = {**dict.fromkeys(FIELDS, 1.), "echo": 0., **given}
     if set(weights) == set(FIELDS) and min(weights.values()) >= 0 and weights["action"] > 0: return weights
     raise UserError(f"field_weights are of {', '.join(FIELDS)}, none below 0 and the action's above; not {given}")
 
@@ -103,7 +103,6 @@ class LMModel(nn.Module):
         self.stream = TokenStream(serializer, tokenizer)
         self._check_sizes()
         weights = torch.tensor([settings.field_weights[f] for f in FIELDS])
-        if serializer.bind != "none": weights[MARKUP] = 0  # an echo is markup: it is read, never learnt
         self.register_buffer("field_weight", weights, persistent=False)
 
     @property
