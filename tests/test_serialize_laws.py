@@ -69,14 +69,7 @@ OWN = {
     "prose": [{}, {"digits": 3}, {"decimals": 0}],
     "bins": [{}, {"bins": 3}, {"bins": 16, "limit": 50.0}, {"rewards": (-1, 1)}],
 }
-BOUND = [
-    {},
-    {},
-    {"bind": "echo"},
-    {"bind": "grade"},
-    {"bind": "grade", "grades": (-1, 0.5)},
-    {"bind": "tag"},
-]
+BOUND = [{}, {}, {"bind": "echo"}, {"bind": "grade"}, {"bind": "grade", "grades": (-1, 0.5)}, {"bind": "tag"}]
 SNIPPETS = [
     "",
     " ",

@@ -3,7 +3,6 @@
 By hand: `python tests/campaigns/stores.py --seed 0 --count 2000`."""
 
 import json, random, shutil, traceback, warnings
-from pathlib import Path
 
 import numpy as np
 from gymnasium.spaces import Box, Discrete, MultiDiscrete, Text
