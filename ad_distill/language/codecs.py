@@ -386,7 +386,9 @@ class EchoCodec(Codec):
 
     def write(self, x: np.ndarray): return x
     def read(self, s: str): return s
-    def read_all(self, strings): return np.array([*("" if s is None else s for s in strings), None], object)[:-1]
+
+    def read_all(self, strings: Iterable[str | None]):
+        return np.array([*("" if s is None else s for s in strings), None], object)[:-1]
 
 # %% ../../nbs/language/01_codecs.ipynb #eff09f29
 @patch

@@ -9,7 +9,7 @@ __all__ = ['Digits', 'Plain', 'Coords', 'Compact', 'Json', 'Bins', 'Prose']
 
 # %% ../../nbs/language/03_forms.ipynb #cf1b7deb
 import math, re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import numpy as np
@@ -162,7 +162,6 @@ class Json(Digits):
     "One JSON object a line: `{\"state\": [4, 3], \"action\": 2, \"reward\": 0}`."
 
     _open: ClassVar[str] = "{"
-    _quote: ClassVar[str] = '"'
     _nan: ClassVar[str] = "null"
     _marks: ClassVar[tuple] = ("open", "terminated", "truncated", "terminated, truncated")
 
@@ -175,6 +174,8 @@ class Json(Digits):
     def _text(self, field): return QuotedCodec()
 
     def _again(self, head): return f'"again": {head.partition(": ")[2]}'
+
+    def _echo_codec(self, codec): return replace(super()._echo_codec(codec), quote='"')
 
     def _frame(self, field, codecs, last):
         left, right = self._brackets(field)

@@ -75,8 +75,7 @@ class Serializer:
     order: tuple = ("state", "action", "reward")  # of the fields; logprobs are written if "logprob" is among them
     skip_zero: bool = False                       # leave out a reward of 0
     late_reward: bool = False                     # what follows an action stands behind the next state instead
-    # behind its reward the action stands again: as it is (echo), with the grade of the reward in each word or before it
-    bind: str = field(default="none", kw_only=True, metadata={"later": True})       # none, echo, grade, tag
+    bind: str = field(default="none", kw_only=True, metadata={"later": True})  # or echo, grade, tag
     grades: tuple = field(default=GRADES, kw_only=True, metadata={"later": True})  # rewards where the next grade begins
 
     name: ClassVar[str]                    # in `SERIALIZERS`
@@ -84,7 +83,6 @@ class Serializer:
     decimals: ClassVar[int | None] = None  # or digits behind the point; None: as `digits` says
     scaled: ClassVar[bool] = False         # leave out the point before the decimals: real numbers become whole ones
     _open: ClassVar[str] = ""              # what every row begins with
-    _quote: ClassVar[str] = ""             # stands around a number that is no number any more
     _nan: ClassVar[str] = "nan"            # a number that is not known
     _marks: ClassVar[tuple] = ("open", "end", "limit", "end+limit")  # not done, terminated, truncated, both
 
@@ -190,7 +188,7 @@ def _echo_codec(self: Serializer, codec) -> EchoCodec:
     "Codec of what is written again of a coordinate of the action."
     if self.bind in ("none", "echo"): return EchoCodec(codec)
     signs = (*(f"+{i}" for i in range(len(self.grades) + 1)), "+?")  # the last for a reward that is not known
-    return EchoCodec(codec, signs, self.bind == "tag", self._quote)
+    return EchoCodec(codec, signs, self.bind == "tag")
 
 @patch
 def _text(self: Serializer, field) -> TextCodec:

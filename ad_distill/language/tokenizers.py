@@ -138,6 +138,7 @@ def _frequent_words(cut, text, room, whole):
     frequent = [w for w, k in count.items() if k * 1000 >= count.total() and len(w) > 1 and w not in whole]
     return sorted(frequent, key=lambda w: (-count[w], w))[:room], []
 
+# %% ../../nbs/language/05_tokenizers.ipynb #b4e73590
 def _in_every_grade(serializer, cut, text, whole):
     "Frequent words of echoed text with each grade there is, so that one token is a word and its grade."
     signs = serializer.codecs["echo"][0][0].signs

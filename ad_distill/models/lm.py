@@ -36,7 +36,7 @@ class LMSettings:
     slide: int = 1  # episodes that are dropped at once when the context is full
     sort: bool = False  # keep the episodes of the context in the order of their returns, best last; the worst goes
     ask: float = 1.0  # where the reward stands before the action: the one that is asked for
-    field_weights: dict[str, float] = field(default_factory=dict)  # of fields' tokens in the loss; 1 if not named, echo: 0
+    field_weights: dict[str, float] = field(default_factory=dict)  # of tokens in the loss; else 1, an echo's 0
     about: dict[str, Any] = field(default_factory=dict)  # where it comes from: task, store, windows
 
     def __post_init__(self):
@@ -103,6 +103,7 @@ class LMModel(nn.Module):
         self.stream = TokenStream(serializer, tokenizer)
         self._check_sizes()
         weights = torch.tensor([settings.field_weights[f] for f in FIELDS])
+        self.fields = [f for f in FIELDS if f != "echo" or serializer.bind != "none"]  # that text may have
         self.register_buffer("field_weight", weights, persistent=False)
 
     @property
@@ -132,7 +133,7 @@ def forward(self: LMModel,
     nll = F.cross_entropy(logits.float().flatten(0, 1), target, ignore_index=-100, reduction="none")
     there = target != -100
     weight = self.field_weight[field] * there
-    losses = {f"loss_{k}": v for k, v in zip(FIELDS, _mean_by_field(nll.detach(), field, there))}
+    losses = {f"loss_{k}": v for k, v in zip(self.fields, _mean_by_field(nll.detach(), field, there))}
     return {"loss": (nll * weight).sum() / weight.sum(), **losses}
 
 def _pads_at_end(attention_mask):
