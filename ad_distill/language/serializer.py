@@ -123,6 +123,7 @@ def _check_order(self: Serializer):
     if self.late_reward and self.order[:2] != ("state", "action"):
         raise UserError("late_reward needs an order that begins with state, action")
 
+# %% ../../nbs/language/02_serializer.ipynb #40edc621
 @patch
 def _check_bind(self: Serializer):
     "Refuse a way to bind that is none, or does not go with the other settings."
@@ -143,6 +144,7 @@ def _bounds_of_grades(given):
         return bounds
     raise UserError(f"grades: {given!r} came, expected one to nine rewards in ascending order, such as 0.2,0.4,0.6,0.8")
 
+# %% ../../nbs/language/02_serializer.ipynb #042d37ed
 def fit_grades(
     rewards: np.ndarray,  # (n,) of training histories; NaN where they are not known
     n: int = 5,           # grades, from 2 to 10; fewer where rewards are few
@@ -156,6 +158,7 @@ def fit_grades(
     bounds = [float(b) for b in np.unique(at) if b > x.min()]
     return tuple(bounds) or (float(x.max()),)
 
+# %% ../../nbs/language/02_serializer.ipynb #60850a9c
 @patch
 def _check_numbers(self: Serializer):
     "Refuse settings of real numbers that are none."
