@@ -1,6 +1,7 @@
 "Both formats in one experiment: the same histories, one option."
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,8 +13,9 @@ from test_serialize_laws import draw_episode
 from ad_distill.models.lm import LMModel, LMSettings, small_lm
 from ad_distill.models.lm_agent import LMAgent
 from ad_distill.models.lm_context import Context
-from ad_distill.language.serializer import make_serializer
+from ad_distill.language.serializer import FIELDS, make_serializer
 from ad_distill.language.tokenizers import build_tokenizer
+from ad_distill.language.tokens import TokenStream
 from ad_distill.trajectory import Spaces, Trajectory
 
 SPACES = {
@@ -145,3 +147,50 @@ def test_darkroom_in_both_formats(tmp_path):
     results = json.loads((tmp_path / "both.json").read_text())["results"]
     assert {"score_iqm", "expert_distillation_score", "lm"} <= results.keys() and "perplexity_action" in results["lm"]
     assert (tmp_path / "both.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    "kind, name",
+    [
+        ("text", "prose bind=echo"),
+        ("text", "plain bind=grade"),
+        ("grid", "compact bind=grade"),
+        ("box", "json bind=tag"),
+    ],
+)
+def test_an_echo_is_written_while_acting_and_has_no_loss(kind, name):
+    model, streams = writer(kind, name), range(3)
+    agent = LMAgent(model, streams)
+    talk(agent, kind, streams)
+    texts = [[model.stream.decode(ids) for ids in episodes] for episodes in agent.context.episodes]
+    assert "again" in "".join(map("".join, texts)).lower()
+    for episodes in texts:
+        for text in episodes[:-1]:
+            assert model.serializer.serialize(model.serializer.parse(text)) == text
+    assert model.field_weight.tolist() == [float(f != "echo") for f in FIELDS]
+    context = agent.context
+    with torch.inference_mode():
+        context.write([[1]] * 3)
+        cached = context.read()[:, -1]
+        context.forget()
+        assert torch.allclose(cached, context.read()[:, -1], atol=1e-4)
+
+
+@pytest.mark.parametrize("kind, name", [("grid", "compact"), ("many", "compact"), ("text", "compact")])
+def test_a_word_and_its_grade_are_one_token(kind, name):
+    serializer, rng = make_serializer(f"{name} bind=grade", SPACES[kind]), np.random.default_rng(0)
+    words = np.array(["She missed a bird", "He saw a dog", ""], object)
+
+    def episode():
+        e = draw_episode(rng, SPACES[kind])
+        return replace(e, action=rng.choice(words, len(e))) if kind == "text" else e
+
+    tokenizer = build_tokenizer(serializer, [episode() for _ in range(50)], words=True)
+    stream = TokenStream(serializer, tokenizer)
+    e = next(e for e in iter(episode, None) if len(e) > 2)
+    e = replace(e, reward=np.linspace(0.1, 1, len(e), dtype="f4"))
+    ids, field = stream.encode(e)[:2]
+    echoed = [i for i, f in zip(ids, field) if f == FIELDS.index("echo")]
+    expected = [w for a in serializer.action_texts(e.action) for w in a.split()]
+    written = [stream.decode([i]).strip() for i in echoed]
+    assert [w[:-2] for w in written if w] == expected and expected

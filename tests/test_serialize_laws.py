@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ad_distill.language.codecs import ParseError
-from ad_distill.language.serializer import FIELDS, make_serializer, serializer_from_json
+from ad_distill.language.serializer import FIELDS, fit_grades, make_serializer, serializer_from_json
 from ad_distill.registry import SERIALIZERS
 from ad_distill.registry import UserError
 from ad_distill.trajectory import COLUMNS, History, Spaces, Trajectory, column_dtype
@@ -69,6 +69,7 @@ OWN = {
     "prose": [{}, {"digits": 3}, {"decimals": 0}],
     "bins": [{}, {"bins": 3}, {"bins": 16, "limit": 50.0}, {"rewards": (-1, 1)}],
 }
+BOUND = [{}, {}, {"bind": "echo"}, {"bind": "grade"}, {"bind": "grade", "grades": (-1, 0.5)}, {"bind": "tag"}]
 SNIPPETS = [
     "",
     " ",
@@ -93,6 +94,8 @@ SNIPPETS = [
     "> ",
     "< ",
     "$1 ",
+    "+3",
+    "again ",
     " .",
     "|",
     "end",
@@ -120,7 +123,7 @@ SNIPPETS = [
 
 
 @lru_cache(None)
-def build(name, state, action, order, own, skip_zero, late_reward):
+def build(name, state, action, order, own, bind, skip_zero, late_reward):
     "A serializer, or None where the settings contradict each other and it says so."
     try:
         return make_serializer(
@@ -130,8 +133,11 @@ def build(name, state, action, order, own, skip_zero, late_reward):
             skip_zero=skip_zero,
             late_reward=late_reward,
             **OWN[name][own],
+            **BOUND[bind],
         )
     except UserError as e:
+        if bind and "bind=" in str(e):
+            return None  # the reward stands before the action
         assert late_reward and ORDERS[order][:12] != "state action" or name == "json" and skip_zero, e
         return None
 
@@ -192,6 +198,7 @@ def draw_odd_rows(rng, s):
         for slot in s.rows[int(rng.random() < 0.3)]:
             if slot.optional and rng.random() < 0.5:
                 continue
+            field = "action" if slot.field == "echo" else slot.field
             for p in slot.pieces:
                 if isinstance(p, str):
                     out.append(p)
@@ -199,7 +206,7 @@ def draw_odd_rows(rng, s):
                     out.append(p.write(p.values[[rng.integers(len(p.values))]])[0])
                 else:
                     out.append(
-                        (s._prefix(slot.field, 0, 1) if p.dtype != object and slot.field in FIELDS else "")
+                        (s._prefix(field, 0, 1) if p.dtype != object and field in FIELDS else "")
                         + ODD[rng.integers(4 if rng.random() < 0.8 else len(ODD))]
                     )
     return "".join(out)
@@ -211,7 +218,7 @@ def draw_serializer(rng, name):
     while True:
         s = build(
             name,
-            *choice.integers([len(ZOO), len(ZOO), len(ORDERS), len(OWN[name])]).tolist(),
+            *choice.integers([len(ZOO), len(ZOO), len(ORDERS), len(OWN[name]), len(BOUND)]).tolist(),
             *(choice.random(2) < 0.5).tolist(),
         )
         if s:
@@ -347,7 +354,7 @@ def test_streaming_equals_writing_whole(name, seed):
             assert text.startswith(sofar), "earlier text changed"
             before = {k: [v] for k, v in given.items()}
             if late and t:
-                before = {"reward": e.reward[t - 1 : t], "logprob": e.logprob[t - 1 : t]}
+                before = {"reward": e.reward[t - 1 : t], "logprob": e.logprob[t - 1 : t], "action": e.action[t - 1 : t]}
             assert text == sofar + s.before_action(e.state[t : t + 1], **before, first=[t == 0])[0]
             action = s.action_text(e.action[t])
             assert s.read_action(action) is None or s.read_action(action)[1] < len(action), "it has not ended yet"
@@ -357,7 +364,11 @@ def test_streaming_equals_writing_whole(name, seed):
                 text
                 + action
                 + s.after_action(
-                    e.reward[t : t + 1], e.logprob[t : t + 1], e.terminated[t : t + 1], e.truncated[t : t + 1]
+                    e.reward[t : t + 1],
+                    e.logprob[t : t + 1],
+                    e.terminated[t : t + 1],
+                    e.truncated[t : t + 1],
+                    e.action[t : t + 1],
                 )[0]
             )
             assert s.serialize(past[:-1] + [e[: t + 1]], open=True) == sofar
@@ -555,3 +566,76 @@ def test_legal_actions_are_the_actions(name):
             read = [s.read_action(text + s.action_stop)[0] for text in legal]
             assert all(space.contains(np.asarray(a, space.dtype) if space.shape else a) for a in read)
     assert make_serializer(name, Spaces(Discrete(2), Text(9))).legal_actions() is None
+
+
+@each_serializer
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("bind", ["echo", "grade", "tag"])
+def test_an_echo_follows_its_reward(name, bind, late):
+    for i in range(len(ZOO)):
+        rng, spaces = np.random.default_rng(i), Spaces(ZOO[-1 - i], ZOO[i])
+        s = make_serializer(name, spaces, bind=bind, late_reward=late, skip_zero=False)
+        assert serializer_from_json(json.loads(json.dumps(s.to_json()))) == s
+        e = s.quantize(draw_echoed(rng, spaces))
+        text, sofar = s.serialize([e, e]), ""
+        assert s.serialize(s.parse(text)) == text
+        for t in range(len(e)):
+            now, past = slice(t, t + 1), slice(t - 1, t)
+            before = dict(reward=e.reward[past], logprob=e.logprob[past], action=e.action[past]) if late and t else {}
+            sofar += s.before_action(e.state[now], **before, first=[t == 0])[0] + s.action_text(e.action[t])
+            ends = e.terminated[now], e.truncated[now]
+            sofar += s.after_action(e.reward[now], e.logprob[now], *ends, action=e.action[now])[0]
+        assert sofar + sofar == text
+
+
+def draw_echoed(rng, spaces):
+    def column(space):
+        if isinstance(space, Text):
+            return np.array([f"word {k}" for k in rng.integers(9, size=3)], object)
+        space.seed(int(rng.integers(99)))
+        return np.stack([space.sample() for _ in range(3)])
+
+    done = np.array([False, False, True])
+    reward, logprob = np.array([0, 1, 0.5], "f4"), np.full(3, -1, "f4")
+    return Trajectory(column(spaces.state), column(spaces.action), reward, logprob, done, done & False, spaces)
+
+
+@each_serializer
+@pytest.mark.parametrize("bind", ["echo", "grade", "tag"])
+def test_an_echo_that_contradicts_is_refused_where_it_stands(name, bind):
+    spaces = Spaces(Discrete(5), Discrete(5))
+    s = make_serializer(name, spaces, bind=bind)
+    e = Trajectory(*[np.array(x) for x in ([1], [2], [0.7], [-1.0], [True], [False])], spaces)
+    text = s.serialize(e)
+    head = text.lower().index("again")
+    at = text.index("2", head)
+    changed = [text[:at] + "3" + text[at + 1 :]]
+    if bind != "echo":
+        changed.append(text[:head] + text[head:].replace("+3", "+2"))
+    for other in changed:
+        with pytest.raises(ParseError, match="echo") as found:
+            s.parse(other)
+        assert head < found.value.offset <= at
+
+
+def test_grades_are_fitted_to_rewards():
+    x = np.random.default_rng(0).normal(size=1000).astype("f4")
+    bounds = fit_grades(np.append(x, np.nan))
+    counts = np.bincount(np.searchsorted(np.array(bounds, "f4"), x, "right"))
+    assert len(counts) == 5 and counts.min() > 150
+    assert fit_grades(np.array([0, 1, 0, 1])) == (1,) and fit_grades(np.zeros(3)) == (0,)
+    with pytest.raises(UserError, match="reward"):
+        fit_grades(np.array([np.nan]))
+
+
+def test_grades_are_settings():
+    spaces = Spaces(Discrete(5), Discrete(5))
+    s = make_serializer("compact bind=grade grades=-1,0,2.5", spaces)
+    assert s.grades == (-1, 0, 2.5) and serializer_from_json(json.loads(json.dumps(s.to_json()))) == s
+    rewards = np.array([-2, -1, -0.001, 2.5, np.nan], "f4")
+    after = make_serializer("plain bind=grade grades=-1,0,2.5", spaces).after_action(rewards, action=np.arange(5))
+    assert ["".join(a.split("again: ")[1].split()) for a in after] == ["0+0", "1+1", "2+1", "3+3", "4+?"]
+    assert "grades" not in make_serializer("compact bind=grade", spaces).to_json()["settings"]
+    for typed in ("bind=grade grades=1,0", "bind=grade grades=a", "bind=grade grades=nan", "grades=0.5", "bind=grad"):
+        with pytest.raises(UserError, match="grade"):
+            make_serializer(f"compact {typed}", spaces)

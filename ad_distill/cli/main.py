@@ -492,7 +492,15 @@ def _check_training(training):
 def _texts(store, serializer, writes):
     "What a language model reads: the store in its text form, and the serializer."
     store = _as_text(store)
+    writes = [(key, _fitted(store) if (key, value) == ("grades", "fit") else value) for key, value in writes]
     return store, serializer_of("compact" if serializer is None else serializer, store.spaces, writes)
+
+def _fitted(store):
+    "Bounds of grades of the rewards in a store, as they are typed."
+    import numpy as np
+    from ad_distill.language.serializer import fit_grades
+    rewards = np.concatenate([history.columns["reward"] for history in store])
+    return ",".join(map(repr, fit_grades(rewards)))
 
 def _online(task):
     "What `-s evaluate_every N` runs: the score on a few held-out instances."

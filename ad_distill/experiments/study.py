@@ -167,7 +167,7 @@ def field_bits(
         tokens += int(items["attention_mask"].sum())
     learnt = np.array([model.settings.field_weights[f] for f in FIELDS]) > 0
     bits = np.where(learnt, nats / math.log(2) / n, math.nan)  # (fields,)
-    by_field = {f"bits_{name}": float(b) for name, b in zip(FIELDS, bits)}
+    by_field = {f"bits_{name}": float(b) for name, b in zip(FIELDS, bits) if name != "echo"}
     return {"bits": float(np.nansum(bits)), **by_field, "tokens": tokens / n}
 
 # %% ../../nbs/experiments/02_study.ipynb #0531655a
@@ -343,7 +343,8 @@ def _window_variants(cell):
     for k in shorter: yield "stride", str(k), {"windows": {**windows, "stride": k}}
 
 def _loss_variants(cell):
-    everything, actions = dict.fromkeys(FIELDS, 1.), {f: float(f == "action") for f in FIELDS}
+    names = [f for f in FIELDS if f != "echo"]
+    everything, actions = dict.fromkeys(names, 1.), {f: float(f == "action") for f in names}
     own = cell.model.get("field_weights", everything)
     for value, weights in (("everything", everything), ("actions only", actions)):
         if weights != own: yield "loss", value, {"model": {**cell.model, "field_weights": weights}}

@@ -198,7 +198,7 @@ def plot_bits(
 ) -> None:
     "Bits a transition by field, and tokens."
     left, y = np.zeros(len(rows)), range(len(rows))
-    for name in FIELDS:
+    for name in COLORS:
         bits = rows[f"bits_{name}"].fillna(0).to_numpy()  # one without weight in the loss does not count
         ax.barh(y, bits, left=left, color=COLORS[name], label=name)
         left = left + bits

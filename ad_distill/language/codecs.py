@@ -6,7 +6,7 @@ Docs: https://ad-distill.github.io/ad_distill/language/codecs.html.md"""
 
 # %% auto #0
 __all__ = ['MOST', 'ParseError', 'Codec', 'look_up', 'IntCodec', 'FloatCodec', 'FixedCodec', 'bin_centers', 'BinCodec',
-           'TextCodec', 'LineCodec', 'QuotedCodec', 'UnitCodec', 'WordCodec']
+           'TextCodec', 'LineCodec', 'QuotedCodec', 'UnitCodec', 'EchoCodec', 'WordCodec']
 
 # %% ../../nbs/language/01_codecs.ipynb #82fda2ae
 import json, math, re
@@ -355,6 +355,64 @@ def unescape(self: UnitCodec, s: str):
     return b"".join(found).decode()
 
 # %% ../../nbs/language/01_codecs.ipynb #699a6fba
+@dataclass(eq=False)
+class EchoCodec(Codec):
+    "A value once more, as the string it was written as; perhaps with the grade of its reward at each of its words."
+    codec: Codec          # of the value
+    signs: tuple = ()     # what stands for each grade; none: the value as it is
+    ahead: bool = False   # the sign is a word before each word, not a part of it
+    quote: str = ""       # stands around a number with a sign
+
+    what = "the action again"
+
+    @property
+    def dtype(self) -> np.dtype: return self.codec.dtype
+
+    @property
+    def pattern(self) -> str:
+        if not self.signs: return self.codec.pattern
+        if isinstance(self.codec, UnitCodec): return r"[^\n]*+"
+        if isinstance(self.codec, TextCodec): return self.codec.pattern
+        sign = f"(?:{'|'.join(map(re.escape, self.signs))})"
+        words = f"{sign} {self.codec.pattern}" if self.ahead else self.codec.pattern + sign
+        return self.quote + words + self.quote
+
+    @cached_property
+    def values(self) -> np.ndarray | None:
+        "All strings, where they are few."
+        if self.codec.values is None: return None
+        grades = range(max(1, len(self.signs)))
+        return np.concatenate([self.echo(self.codec.values, np.full(len(self.codec.values), g)) for g in grades])
+
+    def write(self, x: np.ndarray): return x
+    def read(self, s: str): return s
+
+    def read_all(self, strings: Iterable[str | None]):
+        return np.array([*("" if s is None else s for s in strings), None], object)[:-1]
+
+# %% ../../nbs/language/01_codecs.ipynb #eff09f29
+@patch
+def echo(self: EchoCodec,
+    x: np.ndarray,      # (n,) values
+    grade: np.ndarray,  # (n,) indices into `signs`
+) -> np.ndarray:        # (n,) strings
+    "Values with the signs of their grades."
+    strings = list(self.codec.write(x))
+    if self.signs:
+        pairs = list(zip(strings, grade.tolist()))
+        known = {pair: self._signed(*pair) for pair in set(pairs)}
+        strings = [known[pair] for pair in pairs]
+    return np.array([*strings, None], object)[:-1]
+
+@patch
+def _signed(self: EchoCodec, s, grade):
+    "Each word of a string with a sign."
+    sign = self.signs[grade]
+    def one(m): return f"{sign} {m[0]}" if self.ahead else m[0] + sign
+    quote = "" if isinstance(self.codec, TextCodec) else self.quote
+    return quote + re.sub(r"\S+", one, s) + quote
+
+# %% ../../nbs/language/01_codecs.ipynb #d901c14a
 @dataclass(eq=False)
 class WordCodec(Codec):
     "Numbers 0, 1, ... as words of their own."

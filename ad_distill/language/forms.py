@@ -9,7 +9,7 @@ __all__ = ['Digits', 'Plain', 'Coords', 'Compact', 'Json', 'Bins', 'Prose']
 
 # %% ../../nbs/language/03_forms.ipynb #cf1b7deb
 import math, re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import numpy as np
@@ -53,6 +53,8 @@ class Plain(Digits):
             if isinstance(v, str) and re.fullmatch(r"[^\w\n][^\n]*", v): continue
             raise UserError(f"{k}: {v!r} came, expected text on one line that begins with neither letter nor digit")
         super().__post_init__()
+
+    def _again(self, head): return "again" + self.delimiter
 
     @property
     def _marks(self): return tuple(self.end + s for s in (" open", "", " truncated", " terminated, truncated"))
@@ -127,6 +129,8 @@ class Compact(Digits):
                             "end with a digit, such as row, column")
         super().__post_init__()
 
+    def _again(self, head): return "again "
+
     def _frame(self, field, codecs, last):
         if _is_text(codecs): return ["> " if field == "state" else "< "], "\n"
         return _heads("", codecs), "\n" if field == "end" else " "
@@ -168,6 +172,10 @@ class Json(Digits):
                             "or an order such as state, reward, action")
 
     def _text(self, field): return QuotedCodec()
+
+    def _again(self, head): return f'"again": {head.partition(": ")[2]}'
+
+    def _echo_codec(self, codec): return replace(super()._echo_codec(codec), quote='"')
 
     def _frame(self, field, codecs, last):
         left, right = self._brackets(field)
@@ -233,6 +241,8 @@ class Prose(Digits):
     _nan: ClassVar[str] = "unknown"
     _marks: ClassVar[tuple] = ("The record stops here.", "The episode ended.", "Time ran out.",
                                "The episode ended as time ran out.")
+
+    def _again(self, head): return "Again: "
 
     def _frame(self, field, codecs, last):
         if field == "end": return [""], "\n"

@@ -12,6 +12,7 @@ import json, re
 from collections import Counter
 from pathlib import Path
 
+from gymnasium.spaces import Text
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
@@ -44,12 +45,14 @@ def _lengthen(runs, slot, loose):
 # %% ../../nbs/language/05_tokenizers.ipynb #9efb5923
 _WORDS = r"<(?=(?:pad|eos)>)|\S+\s?|\s"  # a text that says <pad> is not padding
 _REST = r'\d| ?\p{L}+| ?[^\s\p{L}\d"]+|"|\s'  # quotes end text in JSON
+_WITH_GRADE = r' ?[^\s\d"+]+\+[0-9?]'       # a word of an echo and its grade: they may be merged
 
 def _cuts(serializer, words):
     "Pattern of what is looked up."
     if words: return _WORDS
     marks = [re.escape(s).replace("\\\n", "\\n") for s in _literals(serializer)]
-    return "|".join([*marks, _REST])
+    graded = [_WITH_GRADE] if serializer.bind == "grade" else []
+    return "|".join([*marks, *graded, _REST])
 
 # %% ../../nbs/language/05_tokenizers.ipynb #5eaad11e
 def has_words(
@@ -79,6 +82,7 @@ def _closed_words(serializer):
 
 # %% ../../nbs/language/05_tokenizers.ipynb #7d0e066a
 _SPECIAL = ["<pad>", "<eos>"]
+_GRADED = re.compile("(.+)\\+[0-9?]([ĠĊ]?)")  # a word of an echo, and the blank behind it, spelled in letters
 _ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())                       # every byte as a letter
 _SPELLED = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)  # text in those letters
 
@@ -95,7 +99,11 @@ def build_tokenizer(
     whole = _whole_tokens(serializer, words)
     room = _room_for_more(serializer, words, whole, vocab_size)
     learn = _frequent_words if words else _pairs
-    learned, merges = learn(cut, serializer.serialize(episodes), room, set(whole))
+    text = serializer.serialize(episodes)
+    graded = _in_every_grade(serializer, cut, text, set(whole)) if words else []
+    if vocab_size is not None: graded = graded[:room]
+    learned, merges = learn(cut, text, max(0, room - len(graded)), {*whole, *graded})
+    learned = [*graded, *learned]
     return _assemble(cut, [*_SPECIAL, *_ALPHABET, *whole, *learned], merges)
 
 def _choose_words(serializer, words):
@@ -117,16 +125,29 @@ def _whole_tokens(serializer, words):
 def _room_for_more(serializer, words, whole, vocab_size):
     "How many tokens are left to be learned from a sample."
     least = len(_SPECIAL) + len(_ALPHABET) + len(whole)
-    if vocab_size is None: vocab_size = max(512, least)
+    if vocab_size is None: vocab_size = max(2048 if _grades_text(serializer) else 512, least)
     if vocab_size >= least: return vocab_size - least
     raise UserError(f"vocab_size {vocab_size} is too small for serializer {serializer.name!r}: its {len(whole)} "
                     f"{'words' if words else 'marks'} and 256 bytes take {least}; choose at least as many")
+
+def _grades_text(serializer): return serializer.bind == "grade" and isinstance(serializer.spaces.action, Text)
 
 def _frequent_words(cut, text, room, whole):
     "At most `room` words that make up a thousandth of a text; nothing is merged."
     count = Counter(w for w, _ in cut.pre_tokenize_str(text))
     frequent = [w for w, k in count.items() if k * 1000 >= count.total() and len(w) > 1 and w not in whole]
     return sorted(frequent, key=lambda w: (-count[w], w))[:room], []
+
+# %% ../../nbs/language/05_tokenizers.ipynb #b4e73590
+def _in_every_grade(serializer, cut, text, whole):
+    "Frequent words of echoed text with each grade there is, so that one token is a word and its grade."
+    signs = serializer.codecs["echo"][0][0].signs
+    if not _grades_text(serializer): return []  # listed already
+    matches = (_GRADED.fullmatch(word) for word, _ in cut.pre_tokenize_str(text))
+    found = Counter((m[1], m[2]) for m in matches if m)
+    frequent = [pair for pair, k in found.most_common() if k * 1000 >= found.total()]
+    graded = [f"{word}{sign}{blank}" for word, blank in frequent for sign in signs]
+    return [word for word in graded if word not in whole]
 
 def _pairs(cut, text, room, whole):
     "At most `room` frequent pairs of a text, and how they are merged."

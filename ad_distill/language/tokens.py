@@ -43,7 +43,7 @@ class _Pieces:
     def value(self, column, field):
         "A value; what stands before it is a piece of its own, unless it is left out itself."
         now, self.pending = self.pending, ""
-        if FIELDS[field] in ("reward", "logprob"):  # others are never left out, though a text may be empty
+        if FIELDS[field] in ("reward", "logprob", "echo"):  # others are never left out, though a text may be empty
             here = column != ""  # (n,)
             if not here.all(): now, self.pending = _divide(now, here)
         self.out += [(MARKUP, now), (field, column)]
@@ -240,9 +240,10 @@ def before_action(self: TokenStream,
     logprob: np.ndarray = None,  # (n,)
     first: np.ndarray = None,    # (n,) bool
     fields: bool = False,        # give the field of each id too
+    action: np.ndarray = None,   # (n, *a) that the reward was for, where it is echoed here
 ) -> list[list[int]] | list[tuple[list[int], np.ndarray]]:  # ids for each of n agents; or ids and (l,) uint8
     "Tokens from the last transition up to the next action."
-    return self._tokens(self.serializer.before_action(state, reward, logprob, first), "before", fields)
+    return self._tokens(self.serializer.before_action(state, reward, logprob, first, action), "before", fields)
 
 # %% ../../nbs/language/04_tokens.ipynb #0998cbe2
 @patch
@@ -271,9 +272,10 @@ def after_action(self: TokenStream,
     terminated: np.ndarray = False,  # (n,) bool
     truncated: np.ndarray = False,   # (n,) bool
     fields: bool = False,            # give the field of each id too
+    action: np.ndarray = None,       # (n, *a) where it is echoed
 ) -> list[list[int]] | list[tuple[list[int], np.ndarray]]:  # ids for each of n agents; or ids and (l,) uint8
     "Tokens behind an action and what ends it, up to the next state."
-    texts = self.serializer.after_action(reward, logprob, terminated, truncated)
+    texts = self.serializer.after_action(reward, logprob, terminated, truncated, action)
     stop = len(self.serializer.action_stop)
     return self._tokens([s[stop:] for s in texts], "after", fields)
 

@@ -39,7 +39,7 @@ class LMSettings:
     slide: int = 1  # episodes that are dropped at once when the context is full
     sort: bool = False  # keep the episodes of the context in the order of their returns, best last; the worst goes
     ask: float = 1.0  # where the reward stands before the action: the one that is asked for
-    field_weights: dict[str, float] = field(default_factory=dict)  # of fields' tokens in the loss; 1 if not named
+    field_weights: dict[str, float] = field(default_factory=dict)  # of tokens in the loss; else 1, an echo's 0
     about: dict[str, Any] = field(default_factory=dict)  # where it comes from: task, store, windows
 
     def __post_init__(self):
@@ -54,8 +54,8 @@ class LMSettings:
         object.__setattr__(self, "field_weights", _all_weights(self.field_weights))
 
 def _all_weights(given):
-    "A weight for every field."
-    weights = {**dict.fromkeys(FIELDS, 1.), **given}
+    "A weight for every field; an echo is read, not learnt."
+    weights = {**dict.fromkeys(FIELDS, 1.), "echo": 0., **given}
     all_numbers = all(is_number(x) and x >= 0 for x in weights.values())
     if set(weights) == set(FIELDS) and all_numbers and weights["action"] > 0: return weights
     raise UserError(f"field_weights are of {', '.join(FIELDS)}, none below 0 and the action's above; not {given}")
@@ -159,6 +159,7 @@ class LMModel(nn.Module):
         self.stream = TokenStream(serializer, tokenizer)
         self._check_sizes()
         weights = torch.tensor([settings.field_weights[f] for f in FIELDS])
+        self.fields = [f for f in FIELDS if f != "echo" or serializer.bind != "none"]  # that text may have
         self.register_buffer("field_weight", weights, persistent=False)
 
     @property
@@ -188,7 +189,7 @@ def forward(self: LMModel,
     nll = F.cross_entropy(logits.float().flatten(0, 1), target, ignore_index=-100, reduction="none")
     there = target != -100
     weight = self.field_weight[field] * there
-    losses = {f"loss_{k}": v for k, v in zip(FIELDS, _mean_by_field(nll.detach(), field, there))}
+    losses = {f"loss_{k}": v for k, v in zip(self.fields, _mean_by_field(nll.detach(), field, there))}
     return {"loss": (nll * weight).sum() / weight.sum(), **losses}
 
 def _pads_at_end(attention_mask):

@@ -48,7 +48,7 @@ class LMAgent:
         next_state: np.ndarray,  # where they led
     ) -> None:
         "Remember what came of the actions; it is written by the next `act`."
-        self.last = np.asarray(reward, np.float32), self.logprob.astype(np.float32), terminated, truncated
+        self.last = np.asarray(reward, np.float32), self.logprob.astype(np.float32), terminated, truncated, action
 
 # %% ../../nbs/models/03_lm_agent.ipynb #7ef08d5f
 class _Draws:
@@ -268,7 +268,7 @@ def _write_what_came(self: LMAgent, state):
     if self.last is None:
         self.context.write(self.model.stream.before_action(state))
         return []
-    reward, _, terminated, truncated = self.last
+    reward, _, terminated, truncated, _ = self.last
     done = terminated | truncated
     behind, ahead, places = self.rewards.find(state, *self.last)
     if not self.foresees: places = []
@@ -322,10 +322,10 @@ def _act_asking(self: LMAgent, state):
 @patch
 def _rewrite_line(self: LMAgent):
     "Write the last line again, with the reward that came; (b,) where an episode begins."
-    reward, logprob, terminated, truncated = self.last
+    reward, logprob, terminated, truncated, action = self.last
     before = self.model.stream.before_action(self.seen, reward, first=self.first)
     self.context.rewrite(self.line, [b + a for b, a in zip(before, self.standing)])
-    self.context.write(self.model.stream.after_action(reward, logprob, terminated, truncated))
+    self.context.write(self.model.stream.after_action(reward, logprob, terminated, truncated, action=action))
     done = terminated | truncated
     self._end_episodes(reward, done)
     self.context.trim()

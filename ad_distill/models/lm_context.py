@@ -313,18 +313,19 @@ def find(self: Foreseen,
     logprob: np.ndarray,  # (b,)
     terminated: np.ndarray,  # (b,)
     truncated: np.ndarray,  # (b,)
+    action: np.ndarray,  # (b, ...)
 ) -> tuple[list[list[int]], list[list[int]], list[RewardPlace]]:  # (b,) tokens behind an action; before the next; where
     "What is read next, and where in it the rewards are."
-    columns = state, reward, logprob, terminated, truncated
+    columns = state, reward, logprob, terminated, truncated, action
     behind, ahead = self._texts(*columns)
     places = [self._known_place(i, a, b, columns) for i, (a, b) in enumerate(zip(behind, ahead))]
     return [ids for ids, _ in behind], [ids for ids, _ in ahead], places
 
 @patch
-def _texts(self: Foreseen, state, reward, logprob, terminated, truncated):
+def _texts(self: Foreseen, state, reward, logprob, terminated, truncated, action):
     "Ids and fields of each stream: behind the last action, and before the next one."
-    behind = self.stream.after_action(reward, logprob, terminated, truncated, fields=True)
-    ahead = self.stream.before_action(state, reward, logprob, terminated | truncated, fields=True)
+    behind = self.stream.after_action(reward, logprob, terminated, truncated, fields=True, action=action)
+    ahead = self.stream.before_action(state, reward, logprob, terminated | truncated, fields=True, action=action)
     return behind, ahead
 
 def _joined(behind, ahead):
