@@ -582,6 +582,7 @@ def _moved_back(found, field):
     if len(lengths) > len(full): out[-1] = np.nan  # not written yet
     return out
 
+# %% ../../nbs/language/02_serializer.ipynb #e4434ead
 def _check_echo(found, x):
     "Refuse an echo that says otherwise than action and reward, stands without a reward or is missing behind one."
     s, full = found.s, found.closed > 0  # (c,)
