@@ -457,6 +457,7 @@ def _clear_start(path):
     for folder in (path / "checkpoints", path):
         if folder.is_dir() and not any(folder.iterdir()): folder.rmdir()
 
+# %% ../nbs/40_train.ipynb #37057055
 def fit(
     path: Path,  # model directory; made
     settings: dict[str, Any],  # what is asked for

@@ -112,6 +112,7 @@ def space_from_json(
 _NO_SPACE = (KeyError, TypeError, AssertionError, ValueError, OverflowError, AttributeError, RecursionError,
              MemoryError)
 
+# %% ../nbs/00_trajectory.ipynb #457c4e54
 def _shortened(d):
     try: text = repr(d)
     except RecursionError: return "something nested too deeply"

@@ -102,6 +102,7 @@ def _tell_warning(message, category, filename, lineno, file=None, line=None):
 
 _PYTHONS = warnings.showwarning
 
+# %% ../../nbs/cli/01_console.ipynb #39b3c6ea
 class Commands(click.Group):
     "Commands in the order of their definition; a mistake is one line, and names are guessed."
     command_class = Command

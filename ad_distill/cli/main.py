@@ -49,6 +49,7 @@ def main(ctx: click.Context) -> None:
     _set_up_process()
     if ctx.invoked_subcommand is None: click.echo(ctx.get_help())
 
+# %% ../../nbs/cli/04_main.ipynb #0ba64d45
 def _set_up_process():
     "Quiet libraries, one thread, and streams that can write anything."
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # where there is no network, it would tell of each attempt
@@ -502,6 +503,7 @@ def _fitted(store):
     rewards = np.concatenate([history.columns["reward"] for history in store])
     return ",".join(map(repr, fit_grades(rewards)))
 
+# %% ../../nbs/cli/04_main.ipynb #ab419a11
 def _online(task):
     "What `-s evaluate_every N` runs: the score on a few held-out instances."
     from ad_distill.evaluation.play import evaluate
@@ -575,8 +577,8 @@ _evaluate_options = options(
     click.option("--split", type=click.Choice(SPLITS), default="held_out", show_default=True,
                  help="Which instances; validation and test are the two halves of held_out."),
     click.option("--baselines", is_flag=True,
-                 help="Add to the table what random play, the optimum and the usual source get on the same instances in "
-                      "as many episodes; for stories also what simple learners get."),
+                 help="Add to the table what random play, the optimum and the usual source get on the same instances, "
+                      "in as many episodes; for stories what simple learners get, too."),
     seed_option,
     click.option("--out", required=True, metavar="FILE", type=click.Path(),
                  help="The table, one row an episode: .csv or .json"),
@@ -597,6 +599,7 @@ def _write_table(table, out):
     if Path(out).suffix == ".csv": table.to_csv(out, index=False)
     else: table.to_json(out, orient="records", lines=False)
 
+# %% ../../nbs/cli/04_main.ipynb #ed73acaf
 def _with_baselines(table, task, episodes, bar, **how):
     "The table of a model with rows of what it is held against."
     import pandas as pd

@@ -604,6 +604,7 @@ def _holds_nothing(self: StoreWriter, spaces):
     if os.fstat(self._index).st_size or any(self.path.glob("parts/*")) or any(self.path.glob("cut-*")): return False
     return os.fstat(self._data).st_size == history_schema(spaces).serialize().size
 
+# %% ../../nbs/data/01_store.ipynb #ea42f768
 @patch
 def _begin_anew(self: StoreWriter):
     (self.path / "store.json").unlink()  # first, so that a kill leaves no store at all
@@ -869,6 +870,7 @@ def _column_at(dtype, shape, at):
 
 _FLOAT, _FLAG = (np.dtype(np.float32), ()), (np.dtype(bool), ())
 
+# %% ../../nbs/data/01_store.ipynb #8f0a5d5c
 def _kinds(spaces):
     "dtype and shape of the values of each column."
     of = {k: (column_dtype(space), space.shape or ()) for k, space in vars(spaces).items()}

@@ -120,6 +120,7 @@ def _written_offsets(fd, at, size, schema):
         del data  # or the map could not be closed
     return offsets
 
+# %% ../../nbs/data/02_streamed.ipynb #3b0b8537
 class StreamedWriter(StoreWriter):
     "A `StoreWriter` that also takes a history in pieces, in bounded memory; the bytes are those that `put` writes."
     def put_pieces(self,

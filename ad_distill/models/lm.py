@@ -53,6 +53,7 @@ class LMSettings:
             raise UserError(f"slide must be from 1 to the {self.episodes} episodes of the context, not {self.slide}")
         object.__setattr__(self, "field_weights", _all_weights(self.field_weights))
 
+# %% ../../nbs/30_models_lm.ipynb #333176ff
 def _all_weights(given):
     "A weight for every field; an echo is read, not learnt."
     weights = {**dict.fromkeys(FIELDS, 1.), "echo": 0., **given}
@@ -112,6 +113,7 @@ def _check_config(path):
     if wanted <= packed * there: return
     raise UserError(f"{path}/config.json describes {wanted} weights, the files hold {there}")
 
+# %% ../../nbs/30_models_lm.ipynb #7f944d0c
 def _tensors(path):
     "Size and type of each tensor in the safetensors files in a folder; none for a name on the hub."
     found = {}

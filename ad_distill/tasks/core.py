@@ -204,6 +204,7 @@ def make_task(
     kind, colon, rest = name.partition(":")
     return TASKS.make(kind, {**params, "id": rest} if colon else params)
 
+# %% ../../nbs/10_tasks.ipynb #9d5c5819
 def named_task(
     about: dict[str, Any],  # what a store or a model says of how it was made
     where: str,  # how to call it: "the store runs/room"
@@ -433,6 +434,7 @@ class RandomAgent:
 
     def observe(self, *_) -> None: pass
 
+# %% ../../nbs/10_tasks.ipynb #9217973c
 def _uniform_logprob(space):
     "Log-density of uniform numbers; NaN without bounds. A number of one value, or a whole one, has a probability."
     if not space.is_bounded(): return np.nan
