@@ -482,6 +482,60 @@ def test_damage_is_one_line(damage, tmp_path):
     assert len(store[0]) == 4 and to_minari(store, "cart/mended-v0").total_episodes == 4
 
 
+@pytest.mark.parametrize("data_format", FORMATS)
+def test_any_provenance_is_exported(data_format, tmp_path):
+    "What JSON holds and an attribute of HDF5 does not."
+    spaces = Spaces(S.Discrete(2), S.Discrete(2))
+    columns = dict(state=[0, 1], action=[1, 0], reward=[0.0, 1.0], logprob=[-1.0, -1.0])
+    columns |= dict(terminated=[False, True], truncated=[False, False])
+    with StoreWriter(tmp_path / "store", spaces, {}) as writer:
+        for i, name in enumerate((None, ["a"], "a", {"b": 1})):
+            task, source = {"name": name, "instance": 2**70}, {"name": name}
+            writer.put(i, History(columns, np.array([2], np.int32), spaces, task, source, 2**70, {}))
+    store = Store.open(tmp_path / "store")
+    to_minari(store, "any/where-v0", data_format)
+    assert written(from_minari("any/where-v0", tmp_path / "back")) == written(store)
+
+
+def one_file_less(folder):
+    next(folder.glob("*.arrow")).unlink()
+
+
+def one_file_more(folder):
+    (folder / "part-9.arrow").write_bytes(next(folder.glob("*.arrow")).read_bytes())
+
+
+@pytest.mark.parametrize("change", [one_file_less, one_file_more])
+def test_a_folder_of_rows_is_one_episode(change, tmp_path):
+    "All episodes have the same length: no count of steps says which one is damaged."
+    by_buffers(gym.make("Pendulum-v1", max_episode_steps=4), "rows/five-v0", "arrow", False)
+    whole = from_minari("rows/five-v0", tmp_path / "whole")[0]
+    change(tmp_path / "minari" / "rows" / "five-v0" / "data" / "1")
+    with pytest.raises(UserError, match="episode 1: .* files with steps"):
+        from_minari("rows/five-v0", tmp_path / "x")
+    notes = []
+    left = from_minari("rows/five-v0", tmp_path / "left", skip_bad=True, notes=notes)
+    assert len(notes) == 1 and [left[0][i] for i in range(len(left[0]))] == [whole[i] for i in (0, 2, 3, 4)]
+    assert [e["metadata"]["id"] for e in json.loads((left.path / "minari.json").read_text())["episodes"]] == [
+        0,
+        2,
+        3,
+        4,
+    ]
+
+
+def test_a_made_up_space_fills_no_memory(tmp_path):
+    dataset = by_buffers(Door(), "some/door-v0", "hdf5", False)
+    path = dataset.storage.data_path / "metadata.json"
+    about = json.loads(path.read_text())
+    space = json.loads(about["action_space"])
+    space["subspaces"][0]["n"] = 10**12
+    path.write_text(json.dumps({**about, "action_space": json.dumps(space)}))
+    with pytest.raises(UserError, match="vector of 1,000,000,000,002 numbers") as e:
+        from_minari("some/door-v0", tmp_path / "x")
+    assert "\n" not in str(e.value)
+
+
 def gone():
     return Walk(DOUBLE, S.Discrete(3, start=1))
 

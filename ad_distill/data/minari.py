@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Text, Tuple
-from gymnasium.spaces import flatten, flatten_space, unflatten
+from gymnasium.spaces import flatdim, flatten, flatten_space, unflatten
 from tqdm import tqdm
 
 from .store import Store, StoreWriter, about_history, copy_beside, new_folder, text_array
@@ -42,9 +42,14 @@ def _minari():
     return optional_package("minari", "minari")
 
 # %% ../../nbs/data/05_minari.ipynb #62a5a895
+_MOST_NUMBERS = 2 ** 24  # in a vector; a made-up space of more would fill memory
+
 def _held(space):
     "The space in which a history holds values of `space`."
     if isinstance(space, (Box, Discrete, MultiDiscrete, Text)): return space
+    if space.is_np_flattenable and flatdim(space) > _MOST_NUMBERS:
+        raise UserError(f"space {_short(space)} would be a vector of {flatdim(space):,} numbers, and histories hold at "
+                        f"most {_MOST_NUMBERS:,}")
     flat = flatten_space(space)
     if isinstance(flat, Box): return flat
     raise UserError(f"space {space} cannot be made a vector of fixed length, and histories hold numbers, vectors and "
@@ -256,10 +261,14 @@ def _episodes_of(i, history):
     "What the metadata of each episode of history `i` say, in short."
     about = dict(history=i, task=history.task["name"], source=history.source["name"], history_seed=history.seed)
     instance = history.task.get("instance")
-    if instance is not None: about["instance"] = _simple(instance)
+    if instance is not None: about["instance"] = instance
+    about = {k: _simple(x) for k, x in about.items()}
     return [{**about, "episode": e} for e in range(len(history))]
 
-def _simple(x): return x if isinstance(x, (int, float, str)) else json.dumps(x)
+def _simple(x):
+    "What an attribute of HDF5 holds: anything but numbers of 64 bits and text as JSON."
+    is_simple = isinstance(x, (float, str)) or isinstance(x, int) and -2 ** 63 <= x < 2 ** 63
+    return x if is_simple else json.dumps(x)
 
 # %% ../../nbs/data/05_minari.ipynb #5077a675
 def _export_theirs(store, facts, rest):
@@ -419,16 +428,9 @@ def _in_order(space, d):
     if isinstance(space, Dict): return Dict(OrderedDict((k, _in_order(space[k], x)) for k, x in d["subspaces"].items()))
     return space
 
-# %% ../../nbs/data/05_minari.ipynb #76d08ab5
-_PARTS = ("observations", "actions", "rewards", "terminations", "truncations", "infos")
-
-def _plain_values(d):
-    "Metadata of an episode as plain JSON."
-    if isinstance(d, dict): return {k: _plain_values(v) for k, v in d.items()}
-    return d.tolist() if isinstance(d, (np.ndarray, np.generic)) else d
-
-def _raw_episodes(storage, which):
-    "Metadata of each episode and what Minari reads of it; in place of one that it cannot read, the exception and None."
+# %% ../../nbs/data/05_minari.ipynb #b00ab05d
+def _named_episodes(storage, which):
+    "Episodes of a back end that finds each by its name."
     done = 0
     while done < len(which):
         left, fault = which[done:], LookupError("Minari does not find it")
@@ -439,6 +441,29 @@ def _raw_episodes(storage, which):
         except Exception as e: fault = e
         if done < len(which): yield fault, None
         done += 1
+
+def _foldered_episode(storage, i):
+    "One episode of a back end with a folder for each: of several at once, Minari counts what it finds in the folders."
+    try:
+        names = [p.name for p in (storage.data_path / str(i)).iterdir()]
+        n = sum(not name.startswith(("_", ".", "metadata.json")) for name in names)
+        if n != 1: raise UserError(f"its folder has {n} files with steps, expected one")
+        [about], [e] = storage.get_episode_metadata([i]), storage.get_episodes([i])
+        return about, e
+    except Exception as fault: return fault, None
+
+# %% ../../nbs/data/05_minari.ipynb #76d08ab5
+_PARTS = ("observations", "actions", "rewards", "terminations", "truncations", "infos")
+
+def _plain_values(d):
+    "Metadata of an episode as plain JSON."
+    if isinstance(d, dict): return {k: _plain_values(v) for k, v in d.items()}
+    return d.tolist() if isinstance(d, (np.ndarray, np.generic)) else d
+
+def _raw_episodes(storage, which):
+    "Metadata of each episode and what Minari reads of it; in place of one that it cannot read, the exception and None."
+    if storage.FORMAT == "hdf5": yield from _named_episodes(storage, which)
+    else: yield from (_foldered_episode(storage, i) for i in which)
 
 def _episodes(dataset, bar, bad):
     "Number, leaves and metadata of each episode; `bad` is told of one that cannot be read."

@@ -38,7 +38,7 @@ def made(work, spaces, data_format):
     rng, buffers = np.random.default_rng(0), []
     for space in spaces:
         space.seed(0)
-    for n in (3, 5, 1, 4):
+    for n in (3, 3, 1, 3):  # of one length, so that a count does not tell them apart
         end = (np.arange(n) == n - 1).tolist()
         observations, actions = (nested(s, [s.sample() for _ in range(k)]) for s, k in zip(spaces, (n + 1, n)))
         buffers.append(
@@ -102,6 +102,9 @@ def edit_json(rng, text):
 def of_file(rng, file):
     "Cut a file, or remove it."
     data = file.read_bytes()
+    if file.suffix == ".arrow" and rng.random() < 0.3:
+        (file.parent / "part-9.arrow").write_bytes(data)
+        return f"two {file.name}"
     if rng.random() < 0.3:
         file.unlink()
         return f"no {file.name}"
@@ -181,7 +184,8 @@ def one(seed, work):
         to_minari(store, str(work / "again"), data_format)
         if "space" in what:  # values are read as it says now
             got, want = ([x[x.rindex("], [") :] for x in each] for each in (got, want))
-        right = all(x in want for x in got) and len(got) + len(notes) >= len(want)
+        rest = iter(want)
+        right = all(x in rest for x in got) and len(got) + len(notes) >= len(want)  # in order, none of them twice
         outcome, said = ("right" if right else "silent"), str(notes)
     except UserError as e:
         outcome, said = ("refused" if len(str(e).splitlines()) == 1 else "traceback"), str(e)
