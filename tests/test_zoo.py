@@ -22,6 +22,9 @@ from ad_distill import (
     make_source,
 )
 from ad_distill import make_task
+from ad_distill.cli.show import show_history, show_store
+from ad_distill.data.hub import from_dataset, save_dataset
+from ad_distill.data.minari import from_minari, to_minari
 from ad_distill.models.rl import ValueEmbedding, ValueHead
 from ad_distill.sources.sb3 import Recorder
 from ad_distill.tasks.core import RandomAgent, rollout, state_index
@@ -108,6 +111,20 @@ def test_every_kind_of_action_goes_the_whole_way(kind, tmp_path):
             continue
         table = evaluate(load_model(out), task, 2, n_instances=1, streams=2, progress=False)
         assert len(table) == 4 and np.isfinite(table["return"]).all()
+
+
+@pytest.mark.parametrize("kind", ZOO)
+def test_every_kind_is_shown_and_exchanged(kind, tmp_path, capsys):
+    store = generate(animal(kind), make_source("random"), tmp_path / "s", 2, 3, progress=False)
+    show_history(store, 1, "0:2", False)
+    assert "episode 1: 3 transitions" in capsys.readouterr().out
+    save_dataset(store, tmp_path / "table")
+    to_minari(store, str(tmp_path / "minari"), progress=False)
+    for back in (
+        from_dataset(str(tmp_path / "table"), tmp_path / "a"),
+        from_minari(tmp_path / "minari", tmp_path / "b"),
+    ):
+        assert list(back) == list(store) and back.spaces == store.spaces and back.info == store.info
 
 
 @pytest.mark.parametrize("kind", REFUSED)
@@ -269,6 +286,8 @@ def test_what_is_left_out_is_said(tmp_path, capsys):
         store = generate(task, make_source("random"), tmp_path / "s", n, 2)
     assert store.info["left_out"] == task.left_out == ["mission"]
     assert "histories leave out mission" in capsys.readouterr().err
+    show_store(store, False)
+    assert "left out      mission" in capsys.readouterr().out
     assert animal("box").left_out == make_task("bandit").left_out == []
 
 

@@ -163,6 +163,8 @@ def show_store(
                "mean_return_by_tenth": mean}
     learning = f"{sparkline(mean)}\n{'':<16}(mean by tenth of a history, {n} histories)"
     if not n: learning = "no history is complete yet"
+    left_out = ", ".join(map(str, store.info.get("left_out") or ()))
+    if left_out: learning += f"\n  {'left out':<14}{left_out} (told by the environment, not kept)"
     report(summary, as_json, f"{store!r}\n  {'returns':<14}{learning}")
 
 # %% ../../nbs/cli/03_show.ipynb #c2733b8c
