@@ -112,10 +112,11 @@ def streamed(stream, e):
         now, past = slice(t, t + 1), slice(t - 1, t)
         before = {k: e.columns[k][now] for k in early}
         if s.late_reward and t:
-            before = dict(reward=e.reward[past], logprob=e.logprob[past])
+            before = dict(reward=e.reward[past], logprob=e.logprob[past], action=e.action[past])
         ids += stream.before_action(e.state[now], **before, first=[t == 0])[0]
         ids += stream.actions(e.action[now])[0]
-        ids += stream.after_action(e.reward[now], e.logprob[now], e.terminated[now], e.truncated[now])[0]
+        ends = e.terminated[now], e.truncated[now]
+        ids += stream.after_action(e.reward[now], e.logprob[now], *ends, action=e.action[now])[0]
     return ids
 
 
@@ -150,7 +151,8 @@ def test_tokens_are_those_of_the_text_and_of_its_parts(name):
         )
         stream = TokenStream(s, tokenizer)
         check_stream(stream, episodes)
-        assert tokenizer(s.serialize(episodes))["input_ids"] == stream.encode(episodes)[0].tolist()
+        if s.bind != "grade":  # its words are cut where the stream knows that they are an echo's
+            assert tokenizer(s.serialize(episodes))["input_ids"] == stream.encode(episodes)[0].tolist()
 
 
 @each_serializer
