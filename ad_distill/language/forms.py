@@ -148,10 +148,13 @@ def _prefix(self: Compact, field, i, n):
     if n == 1: return one
     return few[i] if n <= 3 else f"{few[0]}{i}:"
 
+def _says_nothing(space): return isinstance(space, Text) and space.max_length == 0
+
 @patch
 def _codecs(self: Compact, field):
     codecs, index = Digits._codecs(self, field)
     if field != "state": return codecs, index
+    if _says_nothing(self.spaces.state): return [], ()
     kept = [i for i, c in enumerate(codecs) if c.values is None or len(c.values) > 1]
     return [codecs[i] for i in kept], tuple(index[i] for i in kept)
 

@@ -554,6 +554,10 @@ def _episodes(found):
     cuts = itertools.pairwise([0, *stops.tolist()])
     return [trusted(Trajectory, **_cut(x, slice(a, b)), spaces=s.spaces) for a, b in cuts]
 
+def _never_written(space):
+    "The only value of what is left out."
+    return "" if isinstance(space, Text) else np.ravel(int_bounds(space)[0])
+
 def _column(found, slot):
     "(n, ...) the values of a field."
     values = [x for _, x in found.transitions[slot.field]]
@@ -562,7 +566,7 @@ def _column(found, slot):
     space, n = getattr(found.s.spaces, slot.field), found.lengths.sum()
     shape = space.shape or ()
     column = np.empty((n, math.prod(shape)), column_dtype(space))
-    if not isinstance(space, (Box, Text)): column[:] = np.ravel(int_bounds(space)[0])  # what is never written
+    if not isinstance(space, Box): column[:] = _never_written(space)
     for i, x in zip(slot.index, values): column[:, i] = x
     return column.reshape(n, *shape)
 

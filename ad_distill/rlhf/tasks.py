@@ -20,7 +20,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from fastcore.basics import patch
-from gymnasium.spaces import Space
+from gymnasium.spaces import Space, Text
 
 from ..data.store import Store
 from ..registry import REWARDS, UserError, nearest
@@ -120,8 +120,9 @@ class TextVectorEnv(PromptVectorEnv):
         prompts: str | Sequence[str] = "",  # texts, or as the task `text_rlhf` takes them
         reward: str | RewardFunction = "length",  # a callable or a name; gets a completion of each stream, in order
         ranges: np.ndarray | None = None,  # (num_envs, 2) each stream draws from prompts[first:stop]; default: from all
+        state: Text = TEXT,  # space of prompts
     ):
-        super().__init__(num_envs, text_array(read_prompts(prompts)), TEXT, TEXT, ranges)
+        super().__init__(num_envs, text_array(read_prompts(prompts)), state, TEXT, ranges)
         self.reward = make_reward(reward) if isinstance(reward, str) else reward
 
     def reset(self, *, seed: int | Sequence[int] | None = None, options: dict | None = None):

@@ -21,7 +21,7 @@ from ...registry import UserError
 from ..rollouts import token_columns
 from .choices import (
     CHANCE, FIRST, N_CHOICES, SIZES, base_choices, best_choices, choice_ids, one_hot)
-from .grammar import PAD, VOCABULARY, story_text
+from .grammar import PAD, VOCABULARY
 from .task import StoryTask
 from ...sources.core import Source, register_source
 from ...tasks.core import Task, stream_seeds, task_id
@@ -141,10 +141,10 @@ def _token_columns(task, places, choices, rewards):
 
 def _text_columns(task, places, choices, rewards):
     "Columns and lengths of a history of text."
-    n, texts = len(rewards), task.prompt_texts
-    ids = choice_ids(choices, task.prompts[places])  # (e, l)
+    n, prompts = len(rewards), task.prompts[places]  # (e, 6)
+    state, action = map(text_array, task.written(prompts, choice_ids(choices, prompts)))
     columns = dict(
-        state=text_array([texts[i] for i in places]), action=text_array([story_text(x) for x in ids]),
+        state=state, action=action,
         reward=rewards.astype(np.float32), logprob=np.full(n, np.nan, np.float32),
         terminated=np.ones(n, bool), truncated=np.zeros(n, bool))
     return columns, np.ones(n, np.int32)

@@ -79,18 +79,26 @@ def story_histories(
     path: str | Path,  # directory of the store; made, or opened if it is there
     split: Split = "train",  # "held_out": for the source's own curve, on functions that no model was trained on
     file: str | Path | None = None,  # packed histories; default: those that come with the library
+    text: str = "sentences",  # parameter of the task: how they look as text
 ) -> Store:  # token form, its tokenizer beside it
     "The recorded histories as a store. Takes a few seconds, once."
     if split not in ("train", "held_out"): raise UserError(nearest(split, ("train", "held_out"), "split"))
     packed = _read(file or EMBEDDED)
-    task = StoryTask(**packed.about["task"]["params"])
+    about = _with_text(packed.about, text)
+    task = StoryTask(**about["task"]["params"])
     rows = np.flatnonzero(np.array(packed.table["split"].to_pylist()) == split).tolist()
     prompts = prompt_ids(STORY_PROMPTS)  # (640, 6)
-    with StoreWriter(path, task.spaces, _info(packed.about, split, len(rows))) as writer:
+    with StoreWriter(path, task.spaces, _info(about, split, len(rows))) as writer:
         for i, row in enumerate(rows):
-            if not writer.has(i): writer.put(i, _history(packed[row], packed.about, prompts, task.spaces))
+            if not writer.has(i): writer.put(i, _history(packed[row], about, prompts, task.spaces))
     if not (Path(path) / "tokenizer").exists(): save_tokenizer(task.tokenizer(), path)
     return Store.open(path)
+
+def _with_text(about, text):
+    "What is said of the histories, of the task with this parameter."
+    if text == "sentences": return about  # as it was before there was another
+    task = about["task"]
+    return {**about, "task": {**task, "params": {**task["params"], "text": text}}}
 
 def _info(about, split, n):
     recorded = {"histories": n, "decimals": about["decimals"], "versions": about["versions"]}
