@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from fastcore.basics import patch
+from gymnasium.spaces import Text
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_model
 from torch import Tensor, nn
@@ -330,6 +331,11 @@ def _take(given, *names):
     "Take the settings of these names out of `given`."
     return {k: given.pop(k) for k in names if k in given}
 
+def _to_cut(serializer, store, cut):
+    "Episodes to make a tokenizer of; where each word of a text is to be a token, so many that they have rare ones."
+    is_text = isinstance(serializer.spaces.action, Text)
+    return sample(store, 5000) if is_text and cut.get("words") else sample(store)
+
 def _check_base(base, shape, cut):
     "`UserError` for settings that a pretrained model has decided."
     if cut.get("words") is not None:
@@ -351,7 +357,7 @@ def new_lm_model(
     cut = _take(given, "vocab_size", "words")
     base, lora = given.pop("base", ""), given.pop("lora", 0)
     if base: _check_base(base, shape, cut)
-    tokenizer = load_tokenizer(base) if base else build_tokenizer(serializer, sample(store), **cut)
+    tokenizer = load_tokenizer(base) if base else build_tokenizer(serializer, _to_cut(serializer, store, cut), **cut)
     lm = pretrained_lm(base, lora) if base else small_lm(tokenizer, **shape)
     positions = getattr(lm.config, "max_position_embeddings", None) or 2048
     longest = shape.get("max_tokens") or min(2048, positions)

@@ -133,9 +133,10 @@ def _room_for_more(serializer, words, whole, vocab_size):
 def _grades_text(serializer): return serializer.bind == "grade" and isinstance(serializer.spaces.action, Text)
 
 def _frequent_words(cut, text, room, whole):
-    "At most `room` words that make up a thousandth of a text; nothing is merged."
+    "At most `room` words that make up a thousandth of a text, or occur 30 times in it; nothing is merged."
     count = Counter(w for w, _ in cut.pre_tokenize_str(text))
-    frequent = [w for w, k in count.items() if k * 1000 >= count.total() and len(w) > 1 and w not in whole]
+    least = min(30, count.total() / 1000)
+    frequent = [w for w, k in count.items() if k >= least and len(w) > 1 and w not in whole]
     return sorted(frequent, key=lambda w: (-count[w], w))[:room], []
 
 # %% ../../nbs/language/05_tokenizers.ipynb #b4e73590

@@ -8,6 +8,7 @@ Docs: https://ad-distill.github.io/ad_distill/models_lm.html.md"""
 __all__ = ['FORMAT', 'VERSION', 'LMSettings', 'small_lm', 'pretrained_lm', 'LMModel']
 
 # %% ../../nbs/30_models_lm.ipynb #57ae33db
+import inspect
 from dataclasses import asdict, dataclass, field
 from numbers import Integral, Real
 from pathlib import Path
@@ -163,6 +164,7 @@ class LMModel(nn.Module):
         weights = torch.tensor([settings.field_weights[f] for f in FIELDS])
         self.fields = [f for f in FIELDS if f != "echo" or serializer.bind != "none"]  # that text may have
         self.register_buffer("field_weight", weights, persistent=False)
+        self._chooses = "logits_to_keep" in inspect.signature(lm.forward).parameters
 
     @property
     def device(self) -> torch.device: return self.field_weight.device
@@ -186,13 +188,30 @@ def forward(self: LMModel,
 ) -> dict[str, Tensor]:  # "loss", and "loss_state", "loss_action", ... in nats a token, NaN for an absent field
     "Mean negative log likelihood of the next token, weighted by field."
     mask = None if _pads_at_end(attention_mask) else attention_mask
-    logits = self.lm(input_ids=input_ids, attention_mask=mask).logits[:, :-1]  # (b, l - 1, vocabulary)
-    target, field = labels[:, 1:].flatten(), field[:, 1:].flatten()  # (b * (l - 1),)
+    target, field = labels[:, 1:], field[:, 1:]  # (b, l - 1)
+    kept = self._kept(target, field)
+    logits = self._logits(input_ids, mask, kept)  # (b, k, vocabulary)
+    target, field = target[:, kept].flatten(), field[:, kept].flatten()  # (b * k,)
     nll = F.cross_entropy(logits.float().flatten(0, 1), target, ignore_index=-100, reduction="none")
     there = target != -100
     weight = self.field_weight[field] * there
     losses = {f"loss_{k}": v for k, v in zip(self.fields, _mean_by_field(nll.detach(), field, there))}
     return {"loss": (nll * weight).sum() / weight.sum(), **losses}
+
+@patch
+def _kept(self: LMModel, target, field):
+    "Positions (k,) behind which something is learnt in any window; all of them where that is looked at, or most."
+    every = torch.arange(target.shape[1], device=target.device)
+    if not (self.training and self._chooses): return every
+    counts = (target != -100) & (self.field_weight[field] > 0)  # (b, l - 1)
+    kept = counts.any(0).nonzero()[:, 0]
+    return kept if 0 < len(kept) < .8 * len(every) else every
+
+@patch
+def _logits(self: LMModel, input_ids, mask, kept):
+    "(b, k, vocabulary) behind some positions; those behind all others are not computed, where the model can do so."
+    if len(kept) == input_ids.shape[1] - 1: return self.lm(input_ids=input_ids, attention_mask=mask).logits[:, :-1]
+    return self.lm(input_ids=input_ids, attention_mask=mask, logits_to_keep=kept).logits
 
 def _pads_at_end(attention_mask):
     "Then no token looks at padding, and the faster attention without a mask is the same."
