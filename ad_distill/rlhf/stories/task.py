@@ -230,7 +230,7 @@ def written(self: StoryTask,
     return [""] * len(sentences), [w if ok else s for w, s, ok in zip(choices_text(choices), sentences, read)]
 
 @patch
-def write_history(self: StoryText,
+def write_history(self: StoryTask,
     history: History,  # of this task, in token form
 ) -> History:  # one transition a rollout
     "The same rollouts as text of this task."
