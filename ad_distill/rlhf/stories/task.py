@@ -223,11 +223,11 @@ def written(self: StoryTask,
     prompts: np.ndarray,  # (n, 6) ids
     completions: np.ndarray,  # (n, l) ids
 ) -> tuple[list[str], list[str]]:  # n prompts and n completions
-    "Rollouts as this task writes them in text. What is no sentence of the grammar has no slots, and is written out."
-    sentences = [story_text(ids) for ids in completions]
-    if self.text == "sentences": return [story_text(ids) for ids in prompts], sentences
+    "Rollouts as this task writes them in text. What is no sentence of the grammar pays nothing: it loses its verb."
+    if self.text == "sentences": return tuple([story_text(ids) for ids in x] for x in (prompts, completions))
     choices, read = chosen(completions)
-    return [""] * len(sentences), [w if ok else s for w, s, ok in zip(choices_text(choices), sentences, read)]
+    choices[~read, 1] = 0
+    return [""] * len(choices), choices_text(choices)
 
 @patch
 def write_history(self: StoryTask,
