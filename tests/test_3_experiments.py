@@ -32,14 +32,23 @@ RESULTS = {  # what others read from the results of an experiment
         "animated",
     },
     "exp_sentiment": {
+        "context",
+        "bind",
+        "split",
         "improvement",
         "improvement_ci",
-        "improvement_rewards_zeroed",
-        "improvement_rewards_shuffled",
-        "base_reward",
-        "source_final_reward",
+        "last_reward",
+        "mean_reward",
+        *[f"improvement_{told}{end}" for told in ("zeroed", "shuffled", "inverted") for end in ("", "_ci")],
+        "no_repeat_improvement",
+        "copies",
+        "new_reward",
         "reward_accuracy",
         "parse_failure_rate",
+        "source_first_reward",
+        "source_final_reward",
+        "baselines",
+        "counterfactual",
     },
 }
 
@@ -89,8 +98,10 @@ def test_experiment_runs(path, tmp_path):
         ["-p", "serializer", "coords", "-p", "window", "4"],
         ["-p", "model", "rl"],
         ["-p", "context", "leap", "-p", "order", "state reward action"],
+        ["-p", "context", "sorted"],
+        ["-p", "source", "rloo", "-p", "bind", "none"],
     ],
-    ids=["coords", "rl", "leap"],
+    ids=["coords", "rl", "leap", "sorted", "rloo"],
 )
 def test_sentiment_in_other_forms(parameters, tmp_path):
     out = tmp_path / "out.ipynb"
@@ -110,4 +121,4 @@ def test_sentiment_in_other_forms(parameters, tmp_path):
         MPLBACKEND=None,
     )
     results = json.loads(out.with_suffix(".json").read_text(encoding="utf-8"), parse_constant=no_constants)["results"]
-    assert len(results["improvement_ci"]) == 2 and results["base_reward"] > 0.1 and results["source_final_reward"] > 0.8
+    assert len(results["improvement_ci"]) == 2 and results["base_reward"] > 0.1 and results["source_final_reward"] > 0.5
