@@ -57,6 +57,9 @@ def reward_pull(
 ) -> np.ndarray:  # (histories,) nats a token; above 0: it moves towards what is said to be good
     "How much likelier the model is to write a completion again if it is told that it earned more."
     if not isinstance(model, LMModel): raise UserError("the counterfactual is of text: it needs a language model")
+    order = model.serializer.order
+    if order.index("reward") < order.index("action"):
+        raise UserError(f"the counterfactual is of rewards behind their actions; the model's order is {', '.join(order)}")
     _check_one_step(histories, n)
     at, pairs = np.random.default_rng(seed).integers(n, size=len(histories)), []
     for history, k in zip(histories, at.tolist()):

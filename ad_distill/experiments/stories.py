@@ -77,10 +77,11 @@ def play_cells(
     sorts: bool = False,  # its context is sorted: every order, too
     **asked,  # instances, seed, progress: see `play`
 ) -> pd.DataFrame:  # agents of `NAMES`; of a sorted context also such as "rewards zeroed, order true"
-    "The same model, told rewards in every way there is."
-    tables = [evaluate(model, task, n_episodes, NAMES[f], feedback=f, **asked) for f in FEEDBACK]
+    "The same model, told rewards in every way there is; upside down only where a rollout is one step."
+    feedback = FEEDBACK if isinstance(model, LMModel) else [f for f in FEEDBACK if f != "inverted"]
+    tables = [evaluate(model, task, n_episodes, NAMES[f], feedback=f, **asked) for f in feedback]
     for order in ("true", "time", "random") if sorts else ():
-        for f in FEEDBACK:
+        for f in feedback:
             agent = f"{NAMES[f]}, order {order}"
             tables.append(evaluate(model, task, n_episodes, agent, feedback=f, order=order, **asked))
     return pd.concat(tables, ignore_index=True)
