@@ -71,6 +71,10 @@ def _copied(choices):  # (b, e, 5) -> (b, e)
     return np.tril(same, -1).any(2)
 
 # %% ../../nbs/evaluation/05_story_baselines.ipynb #9935b624
+def _names_for(task):
+    "Those that can play it: with a map from prompts, no best story of a function is known."
+    return [n for n, learner in STORY_BASELINES.items() if not (task.prompt_map and n == "Thompson on functions")]
+
 def story_baselines(
     task: Task,  # `story_rlhf`
     n_episodes: int = 48,  # rollouts of every stream
@@ -85,7 +89,7 @@ def story_baselines(
     "What simple learners earn with as many rollouts as a model has."
     if not isinstance(task, StoryTask):
         raise UserError(f"these baselines write stories, on task 'story_rlhf'; task {task.name!r} came")
-    names = list(STORY_BASELINES) if names is None else names
+    names = _names_for(task) if names is None else names
     unknown = [n for n in names if n not in STORY_BASELINES]
     if unknown: raise UserError(nearest(unknown[0], STORY_BASELINES, "baseline"))
     ids = pick_instances(task, n_instances or len(task.instances(split)), streams, split)

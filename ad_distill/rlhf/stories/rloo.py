@@ -101,9 +101,9 @@ class Written(NamedTuple):
 
 class _Lanes:
     "Runs side by side, and the weights of each."
-    def __init__(self, source, task, instances):
+    def __init__(self, source, task, instances, seeds):
         import torch
-        self.source, self.task, self.instances = source, task, instances
+        self.source, self.payments = source, task.payments(instances, seeds)
         self.base = stack(story_model())  # (1, ...)
         self.p = {k: v.requires_grad_() for k, v in stack(story_model(), len(instances)).items()}  # (r, ...)
         self.optimizer = torch.optim.Adam(self.p.values(), source.lr, betas=(.9, .99), fused=True)
@@ -111,10 +111,10 @@ class _Lanes:
     def weights(self): return [x.detach().clone() for x in self.p.values()]
 
 @patch
-def rewards(self: _Lanes, words):  # (r, b, l) -> (r, b)
+def rewards(self: _Lanes, prompts, words):  # (r, b, 6), (r, b, l) -> (r, b)
     r, b, _ = words.shape
-    functions = np.repeat(self.instances, b)  # (r * b,)
-    return self.task.rewards(functions, words.flatten(0, 1).numpy()).reshape(r, b)
+    of_lane = np.repeat(np.arange(r), b)  # (r * b,)
+    return self.payments(prompts.flatten(0, 1).numpy(), words.flatten(0, 1).numpy(), of_lane).reshape(r, b)
 
 @patch
 def reference(self: _Lanes, prompts, words):  # (r, b, 6), (r, b, l) -> (r, b)
@@ -143,7 +143,7 @@ def update(self: _Lanes, prompts, uniform, share):  # (r, b, 6), (r, b, l) -> (r
     import torch
     temperature = 1 + share * (self.source.temperature_end - 1)
     words = sample_stacked(self.p, prompts, uniform, temperature)  # (r, b, l)
-    reward = self.rewards(words)  # (r, b)
+    reward = self.rewards(prompts, words)  # (r, b)
     reference = self.reference(prompts, words)  # (r, b)
     logprobs = token_logprobs(self.p, prompts, words, temperature)  # (r, b, l)
     logprob, before = logprobs.sum(-1), self.weights()  # (r, b)
@@ -172,7 +172,7 @@ def train(self: RLOO,
     on_episode: Callable[[int], None] | None = None,  # told how many are done
 ) -> Written:  # (u, r, b, ...)
     "Some runs, side by side."
-    lanes, written = _Lanes(self, task, instances), []
+    lanes, written = _Lanes(self, task, instances, stream_seeds(seed, numbers, 0)), []
     updates = -(-n_episodes // self.rollouts)  # rounded up
     for u, drawn in enumerate(_draws(task, instances, numbers, seed, (updates, self.rollouts))):
         written.append(lanes.update(*drawn, share=u / max(updates - 1, 1)))
