@@ -61,11 +61,11 @@ CONTEXTS = ("learning order", "leap", "sorted")
 def story_windows(
     context: str,  # of `CONTEXTS`
     n: int,  # rollouts
-    stride: int = 1,  # in learning order: every k-th rollout of a run
+    stride: int = 1,  # in learning order: one of every k rollouts of a run
 ) -> Windows:
     "Windows in learning order, from the beginning of a run to its end, or sorted by reward."
     if context == "leap": return Windows(n, Leap(1., rest=Strided(1, from_start=0.)))
-    return Windows(n, Ranked() if context == "sorted" else Strided(stride))
+    return Windows(n, Ranked() if context == "sorted" else Strided(stride, jitter=stride > 1))
 
 # %% ../../nbs/experiments/06_stories.ipynb #2c86b04f
 NAMES = {"true": "model", "zeroed": "rewards zeroed", "shuffled": "rewards shuffled", "inverted": "rewards inverted"}
