@@ -96,23 +96,26 @@ class Strided:
     "Every k-th episode, in learning order."
     stride: int = 25  # every k-th episode of the history
     from_start: float = 0.2  # share of the windows that begin where the history (or the part of it) begins
+    jitter: bool = False  # any one episode of every k in turn: so many windows that none is met twice
 
     def __post_init__(self):
         check_count("stride", self.stride)
         check_share("from_start", self.from_start)
+        if type(self.jitter) is not bool: raise UserError(f"jitter: {self.jitter!r} came, expected true or false")
 
     def draw(self,
         asked: Draw,  # what is asked for
     ) -> tuple[np.ndarray, np.ndarray]:  # (n,) history; (n, e) its episodes
         "Draw a history for each window, then a place in it uniformly."
         rng = np.random.default_rng(asked.seed)
-        span = (asked.episodes - 1) * self.stride + 1
+        span = asked.episodes * self.stride if self.jitter else (asked.episodes - 1) * self.stride + 1
         history = asked.histories(span, f"{asked.episodes} episodes at stride {self.stride}", rng)  # (n,)
         places = (asked.high - asked.low)[history] - span + 1  # (n,) where a window can begin
         place = (rng.random(asked.n) * places).astype(int)  # (n,)
         place[rng.random(asked.n) < self.from_start] = 0
         first = asked.low[history] + place  # (n,)
         episode = first[:, None] + np.arange(asked.episodes) * self.stride  # (n, e)
+        if self.jitter: episode = episode + asked.rng(6).integers(self.stride, size=episode.shape)
         return history, asked.arrange(episode, asked.rng(1))
 
 # %% ../../nbs/data/04_dataset.ipynb #ec4cc5b5
@@ -416,12 +419,13 @@ def windows_of(
     sort: bool = False,  # the episodes of a window in the order of their returns, the best last, not in learning order
     skip: float = 0.6,  # sort and scatter leave out the worst of a history: a random share, at most so much
     invert_rewards: bool = False,  # ablation: 1 - reward instead of every reward
+    jitter: bool = False,  # any one episode of every k in turn, instead of every k-th
 ) -> Windows:
     "Windows by flat settings, as commands and files have them."
     wanted = dict(shuffle_episodes=shuffle_episodes, zero_rewards=zero_rewards, shuffle_rewards=shuffle_rewards,
                   invert_rewards=invert_rewards)
     ablations = tuple(ABLATIONS[name] for name, want in wanted.items() if want)
-    strided, ranked = Strided(stride, from_start), Ranked(skip)
+    strided, ranked = Strided(stride, from_start, jitter), Ranked(skip)
     leap = Leap(jump, jump_from, jump_to, strided)
     if scatter and jump:
         raise UserError("scatter and jump both say where the episodes of a window come from; choose one of them")
@@ -439,7 +443,8 @@ def window_settings() -> dict[str, tuple[Any, str]]:  # name -> (default, meanin
 def _choice_settings(choice):
     "Those of the flat settings that say which choice it is."
     match choice:
-        case Strided(stride, from_start): return dict(stride=stride, from_start=from_start)
+        case Strided(stride, from_start, jitter):
+            return dict(stride=stride, from_start=from_start, **({"jitter": True} if jitter else {}))
         case Leap(jump, head, tail, rest):
             return dict(jump=jump, jump_from=head, jump_to=tail, **_choice_settings(rest))
         case Scattered(): return dict(scatter=True)
