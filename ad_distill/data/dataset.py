@@ -337,6 +337,7 @@ ABLATIONS = {  # by the name of the setting
     "invert_rewards": InvertedRewards(),
 }
 
+# %% ../../nbs/data/04_dataset.ipynb #74da99f8
 @dataclass(frozen=True)
 class Windows:
     "How windows are cut from histories."
@@ -443,8 +444,7 @@ def window_settings() -> dict[str, tuple[Any, str]]:  # name -> (default, meanin
 def _choice_settings(choice):
     "Those of the flat settings that say which choice it is."
     match choice:
-        case Strided(stride, from_start, jitter):
-            return dict(stride=stride, from_start=from_start, **({"jitter": True} if jitter else {}))
+        case Strided(stride, from_start, jitter): return dict(stride=stride, from_start=from_start, jitter=jitter)
         case Leap(jump, head, tail, rest):
             return dict(jump=jump, jump_from=head, jump_to=tail, **_choice_settings(rest))
         case Scattered(): return dict(scatter=True)
@@ -635,6 +635,7 @@ def _kept(self: TrajectoryDataset, indices):
     row, mask, _ = window_rows(start, stop - start)  # (b, l)
     return self.tokens.ids[row], self.tokens.field[row], mask
 
+# %% ../../nbs/data/04_dataset.ipynb #658afc4b
 @patch
 def _written(self: TrajectoryDataset, indices):
     "Ids and fields of windows that are written anew, and the mask: (b, l) each."

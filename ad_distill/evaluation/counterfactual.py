@@ -34,9 +34,8 @@ def _asked_again(model, episodes, at, reward):
 def _logprob(model, before, written):
     "Log-probability a token of what is written behind a context, for several: (n,)."
     ids = [torch.tensor([*b, *w]) for b, w in zip(before, written)]
-    mask = pad_sequence([torch.ones_like(x) for x in ids], batch_first=True)
-    with torch.no_grad():
-        logits = model.lm(pad_sequence(ids, batch_first=True).to(model.device), attention_mask=mask.to(model.device)).logits
+    read, mask = (pad_sequence(x, batch_first=True).to(model.device) for x in (ids, [torch.ones_like(i) for i in ids]))
+    with torch.no_grad(): logits = model.lm(input_ids=read, attention_mask=mask).logits
     logprob = torch.log_softmax(logits.float(), -1).cpu()  # (n, l, vocabulary)
     return np.array([_of_end(p, x, len(w)) for p, x, w in zip(logprob, ids, written)])
 
@@ -59,7 +58,7 @@ def reward_pull(
     if not isinstance(model, LMModel): raise UserError("the counterfactual is of text: it needs a language model")
     order = model.serializer.order
     if order.index("reward") < order.index("action"):
-        raise UserError(f"the counterfactual is of rewards behind their actions; the model's order is {', '.join(order)}")
+        raise UserError(f"the counterfactual is of rewards behind actions; the model's order is {', '.join(order)}")
     _check_one_step(histories, n)
     at, pairs = np.random.default_rng(seed).integers(n, size=len(histories)), []
     for history, k in zip(histories, at.tolist()):
@@ -73,4 +72,4 @@ def _check_one_step(histories, n):
     for history in histories:
         if len(history) < n: raise UserError(f"a context of {n} rollouts is asked for, a history has {len(history)}")
         if (history.lengths[:n] != 1).any():
-            raise UserError("the counterfactual is for episodes of one step, a prompt and a completion; take the text form")
+            raise UserError("the counterfactual is for episodes of one step: take the text form of rollouts")

@@ -24,7 +24,6 @@ from ..language.serializer import Serializer, make_serializer
 from ..language.tokenizers import has_words
 from ..models.lm import LMModel
 from ..models.rl import RLModel
-from ..registry import UserError
 from ..rlhf.stories.grammar import VOCABULARY
 from ..rlhf.stories.task import StoryTask
 

@@ -198,6 +198,7 @@ def forward(self: LMModel,
     losses = {f"loss_{k}": v for k, v in zip(self.fields, _mean_by_field(nll.detach(), field, there))}
     return {"loss": (nll * weight).sum() / weight.sum(), **losses}
 
+# %% ../../nbs/30_models_lm.ipynb #023b2811
 @patch
 def _kept(self: LMModel, target, field):
     "Positions (k,) behind which something is learnt in any window; all of them where that is looked at, or most."

@@ -111,6 +111,7 @@ def compose(
         conjunction, words["ending"], fixed("."), fixed("<eos>")], 1)  # (n, MAX_TOKENS)
     return _without_gaps(sentence)
 
+# %% ../../../nbs/rlhf/05_grammar.ipynb #a32a8cfa
 def story_completions(
     prompts: np.ndarray,  # (n, 6)
     rng: np.random.Generator,  # chooses
@@ -329,6 +330,7 @@ def _shared(shares, valences, words):
     paid = np.stack([*sentiment, SHORT[length], LONG[length]])  # (4, n)
     return (shares.T * paid).sum(0)
 
+# %% ../../../nbs/rlhf/05_grammar.ipynb #56d0feba
 @patch
 def __call__(self: StoryRewards,
     functions: np.ndarray,  # (n,) number of the function for each completion
@@ -345,6 +347,7 @@ def __call__(self: StoryRewards,
     else: value = worth.sum(1) + shared
     return np.where(is_story(completions), np.round(value, 2), 0)
 
+# %% ../../../nbs/rlhf/05_grammar.ipynb #92e3d499
 def _worth(parts, functions, completions, prompts):
     "What each word is worth under its prompt: (n, l)."
     if parts.by_value is None: return parts.worth[functions[:, None], completions]
@@ -404,10 +407,12 @@ def _sentences(parts, i, combine):
         added, p = _options(parts, i, slot)  # (w, 3), (w,)
         sums = total[:, None] + added  # (s, w, 3)
         sums[..., 0] = together(total[:, None, 0], _paid(parts, i, slot, added[:, 0], combine))
-        total, place = np.unique(np.round(sums, 9).reshape(-1, 3), axis=0, return_inverse=True)  # (s, 3) of the new sums
+        sums = np.round(sums, 9).reshape(-1, 3)  # (s * w, 3)
+        total, place = np.unique(sums, axis=0, return_inverse=True)  # (s, 3) of the new sums
         chance = np.bincount(place.ravel(), (chance[:, None] * p).ravel())  # (s,)
     return _value(parts, i, *total.T, combine), chance
 
+# %% ../../../nbs/rlhf/05_grammar.ipynb #1d24c3a1
 def _value(parts, i, worth, valences, words, combine):
     "Rewards (s,) with function `i` of what words are worth together, of sums of valences and of words."
     shares = parts.shares[i:i + 1]  # (1, 4)

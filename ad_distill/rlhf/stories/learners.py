@@ -134,6 +134,7 @@ def _prompt_places(task, instances, seeds, n):
     pairs = zip(seeds, task.ranges(instances))
     return np.stack([np.random.default_rng(s).integers(first, stop, n) for s, (first, stop) in pairs])
 
+# %% ../../../nbs/rlhf/11_story_learners.ipynb #0a512538
 def _token_columns(task, places, choices, rewards):
     "Columns and lengths of a history of tokens."
     prompts = task.prompts[places]  # (e, 6)
@@ -196,6 +197,7 @@ class HillClimber(StoryLearner):
         slot, words = (u[:, :1] * 5).astype(int), 1 + (u[:, 5:] * SIZES).astype(int)  # (b, 1), (b, 5)
         return np.where(np.arange(5) == slot, words, memory.best())
 
+# %% ../../../nbs/rlhf/11_story_learners.ipynb #71ce96f1
 @register_source("recombination")
 @dataclass(frozen=True)
 class Recombination(StoryLearner):
@@ -260,6 +262,7 @@ def _extend(self: ThompsonWords, memory):
     if memory.maps: row = row + memory.maps.shared(t)
     memory.kernel[:, t - 1, :t] = memory.kernel[:, :t, t - 1] = row
 
+# %% ../../../nbs/rlhf/11_story_learners.ipynb #f18e7986
 @patch
 def _weights(self: ThompsonWords, memory, draw, explores):
     "Weights of all choices, (b, f): a draw from the prior, moved to where the rewards say."
@@ -287,6 +290,7 @@ def _argmax(weights):  # (b, f) -> (b, 5)
 # %% ../../../nbs/rlhf/11_story_learners.ipynb #b47d0c3e
 MAP_PRIOR = .2  # standard deviation of what a group is worth under a value, if every attribute were looked at alike
 
+# %% ../../../nbs/rlhf/11_story_learners.ipynb #2cb38cd0
 class _Maps:
     "What groups are worth under what prompts say, in some streams."
     def __init__(self, memory):
@@ -334,6 +338,7 @@ def learnt(self: _Maps, alpha):  # (b, t) -> (b, f)
     np.add.at(by_group, (streams, self.groups(t)), np.broadcast_to((alpha * same)[..., None], (len(alpha), t, 5)))
     return by_group[:, GROUP_OF] * (GROUP_OF > 0)
 
+# %% ../../../nbs/rlhf/11_story_learners.ipynb #7c62c3da
 def _first_unwritten(memory, choices, weights):  # (b, 5), (b, f) -> (b, 5)
     "The best story that was not written before: with one other choice, or two."
     written = [set(map(bytes, row)) for row in memory.choices[:, :memory.t]]
