@@ -457,8 +457,7 @@ def settings(self: Windows) -> dict[str, Any]:
     defaults = {name: default for name, (default, _) in window_settings().items()}
     ablated = {name: ablation in self.ablations for name, ablation in ABLATIONS.items()}
     flat = {**defaults, "episodes": self.episodes, "part": self.part, **_choice_settings(self.choice), **ablated}
-    if not flat["invert_rewards"]: del flat["invert_rewards"]  # files are older than this setting
-    return flat
+    return {k: v for k, v in flat.items() if v or k not in ("invert_rewards", "jitter")}  # files are older than these
 
 # %% ../../nbs/data/04_dataset.ipynb #52604964
 FORMATS = ("rl", "language")  # formats that a data set can be read in
