@@ -7,14 +7,15 @@ Docs: https://ad-distill.github.io/ad_distill/cli/console.html.md"""
 # %% auto #0
 __all__ = ['json_option', 'quiet_option', 'out_option', 'seed_option', 'count', 'FAMILIES', 'Failure', 'failure_of', 'imported',
            'Command', 'Commands', 'interruptible', 'typed', 'values', 'strict_json', 'report', 'wants_bar',
-           'pairs_option', 'options', 'description', 'defaults_of', 'make', 'list_registered', 'serializer_of',
-           'check_serializer', 'Setting', 'make_windows', 'training_settings', 'sorted_settings', 'list_settings']
+           'pairs_option', 'options', 'description', 'defaults_of', 'make', 'list_registered', 'meanings_of',
+           'list_one', 'serializer_of', 'check_serializer', 'Setting', 'make_windows', 'training_settings',
+           'sorted_settings', 'list_settings']
 
 # %% ../../nbs/cli/01_console.ipynb #baa9402e
 import errno, functools, json, math, os, re, sys, warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, NamedTuple
 
 import click
@@ -248,6 +249,29 @@ def list_registered(
     for k in known:
         click.echo(f"{k['name']:<{width}}{k['description']}")
         if k["parameters"]: click.echo(" " * width + "  ".join(f"{p}={v!r}" for p, v in k["parameters"].items()))
+
+def meanings_of(
+    cls: type,  # a registered dataclass
+) -> dict[str, str]:  # parameter -> the comment behind it
+    "What its parameters mean."
+    from fastcore.docments import docments
+    found = {}
+    for base in reversed(cls.__mro__):
+        if is_dataclass(base): found.update({k: v for k, v in docments(base).items() if v})
+    return {name: found.get(name) or "" for name in defaults_of(cls)}
+
+def list_one(
+    registry: Registry,  # TASKS, SOURCES or READERS
+    name: str,  # of one entry
+    as_json: bool,  # for programs
+) -> None:
+    "Print one entry of a registry, and what its parameters mean."
+    cls = registry.get_class(name)
+    defaults, meanings = defaults_of(cls), meanings_of(cls)
+    about = {"name": name, "description": description(cls), "parameters": defaults, "meanings": meanings}
+    if as_json: return click.echo(json.dumps(strict_json(about), indent=2))
+    click.echo(f"{name}: {about['description']}")
+    for p, value in defaults.items(): click.echo(f"    {f'{p}={value!r}':<26}  {meanings[p]}".rstrip())
 
 # %% ../../nbs/cli/01_console.ipynb #ebbe264d
 def serializer_of(

@@ -16,9 +16,9 @@ import click
 
 from .. import __version__
 from .console import (
-    FAMILIES, Commands, check_serializer, count, description, imported, interruptible, json_option, list_registered,
-    list_settings, make, make_windows, options, out_option, pairs_option, quiet_option, report, seed_option,
-    serializer_of, sorted_settings, wants_bar)
+    FAMILIES, Commands, check_serializer, count, description, imported, interruptible, json_option, list_one,
+    list_registered, list_settings, make, make_windows, options, out_option, pairs_option, quiet_option, report,
+    seed_option, serializer_of, sorted_settings, wants_bar)
 from .notebooks import (
     execute, experiment_values, experiments, find_experiment, list_experiments, made_since, output_path, parameters_of)
 from .show import chosen, plot_store, show_history, show_parsed, show_store, store_summary
@@ -60,24 +60,31 @@ def _set_up_process():
 
 # %% ../../nbs/cli/04_main.ipynb #80eeead0
 @main.command("tasks")
+@click.argument("name", required=False)
 @json_option
-def _tasks(as_json):
-    """List the tasks with their parameters.
+def _tasks(name, as_json):
+    """List the tasks with their parameters; of the task NAME also what these mean.
 
     \b
     Example: ad_distill tasks
+             ad_distill tasks story_rlhf
     """
-    list_registered(TASKS, as_json)
+    _listed(TASKS, name, as_json)
+
+def _listed(registry, name, as_json):
+    if name is None: list_registered(registry, as_json)
+    else: list_one(registry, name, as_json)
 
 @main.command("sources")
+@click.argument("name", required=False)
 @json_option
-def _sources(as_json):
-    """List the learners whose histories can be distilled.
+def _sources(name, as_json):
+    """List the learners whose histories can be distilled; of the source NAME also what its settings mean.
 
     \b
     Example: ad_distill sources --json
     """
-    list_registered(SOURCES, as_json)
+    _listed(SOURCES, name, as_json)
 
 # %% ../../nbs/cli/04_main.ipynb #0af12cab
 @main.command("readers")

@@ -8,12 +8,15 @@ Docs: https://ad-distill.github.io/ad_distill/evaluation/story_baselines.html.md
 __all__ = ['STORY_BASELINES', 'compare_settings', 'play_learner', 'story_baselines']
 
 # %% ../../nbs/evaluation/05_story_baselines.ipynb #d22ec744
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 
 from .baselines import learning_curve
 from .play import episodes_table, pick_instances
 from ..registry import UserError, nearest
+from ..rlhf.stories.choices import choice_ids
 from ..rlhf.stories.learners import (
     EpsilonCopy, ExploreThenCopy, HillClimber, Recombination, StoryLearner, ThompsonFunctions, ThompsonWords)
 from ..rlhf.stories.task import StoryTask
@@ -61,9 +64,15 @@ def play_learner(
     "A learner of stories in the table that `evaluate` gives."
     learner.check(task)
     memory = learner.run(task, instances, stream_seeds(seed, np.arange(len(instances)), 1), n_episodes)
-    short = task.best_return(instances)[:, None] - memory.rewards  # (b, e)
+    short = task.best_return(instances)[:, None] - _expected(task, memory)  # (b, e)
     table = episodes_table(agent, task, np.asarray(instances), seed, memory.rewards, short)
     return table.assign(copied=_copied(memory.choices).ravel())
+
+def _expected(task, memory):  # -> (b, e)
+    "What was earned, without the noise."
+    if not task.noise: return memory.rewards
+    pay, prompts = replace(task, noise=False).payments(memory.instances, memory.streams), memory.prompts
+    return np.stack([pay(prompts[:, t], choice_ids(memory.choices[:, t], prompts[:, t])) for t in range(memory.n)], 1)
 
 def _copied(choices):  # (b, e, 5) -> (b, e)
     "Which choices were made before in their stream."
@@ -71,10 +80,6 @@ def _copied(choices):  # (b, e, 5) -> (b, e)
     return np.tril(same, -1).any(2)
 
 # %% ../../nbs/evaluation/05_story_baselines.ipynb #9935b624
-def _names_for(task):
-    "Those that can play it: with a map from prompts, no best story of a function is known."
-    return [n for n, learner in STORY_BASELINES.items() if not (task.prompt_map and n == "Thompson on functions")]
-
 def story_baselines(
     task: Task,  # `story_rlhf`
     n_episodes: int = 48,  # rollouts of every stream
@@ -89,7 +94,7 @@ def story_baselines(
     "What simple learners earn with as many rollouts as a model has."
     if not isinstance(task, StoryTask):
         raise UserError(f"these baselines write stories, on task 'story_rlhf'; task {task.name!r} came")
-    names = _names_for(task) if names is None else names
+    names = list(STORY_BASELINES) if names is None else names
     unknown = [n for n in names if n not in STORY_BASELINES]
     if unknown: raise UserError(nearest(unknown[0], STORY_BASELINES, "baseline"))
     ids = pick_instances(task, n_instances or len(task.instances(split)), streams, split)

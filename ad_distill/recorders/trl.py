@@ -385,7 +385,8 @@ def _trainer(self: TRLGRPO, config, env, heard):
 @patch
 def _recorded(self: TRLGRPO, recorder, task, instance, seed, n_episodes, tell):
     "Train on one instance, recorded; returns the trainer."
-    env = _text_env(task, np.full(self.rollouts, instance))
+    env = _text_env(task, np.array([instance]))  # one stream, to which all rollouts belong
+    env.reset(seed=[seed])
     def reward(prompts, completions, **kwargs): return [float(r) for r in env.reward(prompts, completions)]
     with tempfile.TemporaryDirectory(prefix="trl_grpo-") as folder:
         config = self._config(task, folder, seed, n_episodes)

@@ -383,7 +383,7 @@ def _text_of(store):
     said = store.info.get("task") or {}
     if hasattr(TASKS.get(said.get("name")), "write_history"):
         task = named_task({"task": {"params": {}, **said}}, f"the store {store.path}").view("language")
-        if task.writes_words: return task.write_history, task.spaces
+        if task.text != "sentences": return task.write_history, task.spaces
     decode = _Decoder(store_tokenizer(store))
     return (lambda history: _text_history(history, decode)), text_spaces()
 

@@ -31,6 +31,7 @@ Split = Literal["train", "held_out", "validation", "test"]
 class Task:
     "A family of environments; a subclass's dataclass fields are the parameters of the family."
     name: ClassVar[str] = ""  # the name under which it is registered
+    later: ClassVar[tuple[str, ...]] = ()  # parameters newer than some data: `params` leaves out their defaults
     stages: ClassVar[int] = 1  # situations of an episode, by the rewards it has paid so far, that want other actions
     split_seed: int = 0  # seed of the permutation that decides which instances are held out
     train_share: float = 0.8  # share of the instances that are for training
@@ -42,7 +43,9 @@ class Task:
     @property
     def params(self) -> dict[str, Any]:
         "The parameters of the family, as stored with everything made from it."
-        return dataclasses.asdict(self)
+        default = {f.name: f.default for f in dataclasses.fields(self)}
+        given = dataclasses.asdict(self).items()
+        return {k: v for k, v in given if k not in self.later or v != default[k]}
 
     @property
     def spaces(self) -> Spaces: raise NotImplementedError
@@ -230,8 +233,9 @@ def task_id(
 # %% ../../nbs/10_tasks.ipynb #9686442b
 def _differences(task, theirs):
     "What differs between a task's parameters and others; one that is not named there has its default."
-    ours, defaults = task.params, {f.name: f.default for f in dataclasses.fields(task)}
-    theirs = {**{k: v for k, v in defaults.items() if k in ours}, **theirs}
+    named = {*task.params, *task.later}
+    defaults = {f.name: f.default for f in dataclasses.fields(task) if f.name in named}
+    ours, theirs = {**defaults, **task.params}, {**defaults, **theirs}
     differ = sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
     return ", ".join(f"{k}={theirs.get(k)!r}, asked for {ours.get(k)!r}" for k in differ)
 

@@ -6,13 +6,13 @@ Docs: https://ad-distill.github.io/ad_distill/rlhf/grammar.html.md"""
 
 # %% auto #0
 __all__ = ['SLOTS', 'PRESENT', 'AND', 'PAD', 'EOS', 'UNK', 'PROMPT_LENGTH', 'MAX_TOKENS', 'VOCABULARY', 'WORD_ID', 'VALENCE',
-           'KINDS', 'SENTENCE_KINDS', 'SHORT', 'LONG', 'ODDS', 'ATTRIBUTES', 'LOOKS_AT', 'N_VALUES', 'ROLLOUTS',
-           'slot_words', 'word_ids', 'compound', 'story_prompts', 'compose', 'story_completions', 'story_text',
-           'prompt_ids', 'completion_ids', 'is_story', 'Parts', 'prompt_values', 'StoryRewards', 'distinct_bounds']
+           'KINDS', 'SENTENCE_KINDS', 'SHORT', 'LONG', 'ATTRIBUTES', 'ATTRIBUTE_CHANCE', 'VALUES', 'COMBINE',
+           'BOUND_ROLLOUTS', 'slot_words', 'word_ids', 'compound', 'story_prompts', 'compose', 'story_completions',
+           'story_text', 'prompt_ids', 'completion_ids', 'is_story', 'prompt_values', 'StoryRewards', 'Parts']
 
 # %% ../../../nbs/rlhf/05_grammar.ipynb #c81bfa63
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import chain
 from typing import Any
@@ -111,7 +111,6 @@ def compose(
         conjunction, words["ending"], fixed("."), fixed("<eos>")], 1)  # (n, MAX_TOKENS)
     return _without_gaps(sentence)
 
-# %% ../../../nbs/rlhf/05_grammar.ipynb #a32a8cfa
 def story_completions(
     prompts: np.ndarray,  # (n, 6)
     rng: np.random.Generator,  # chooses
@@ -193,76 +192,19 @@ SHORT = np.array([1, .6, .3, .1, 0])  # what `short` pays for 4, 5, 6, 7, 8 word
 LONG = np.array([0, .1, .3, .6, 1])  # what `long` pays
 _CYCLE = (*SENTENCE_KINDS, *["words"] * 4, *["groups"] * 12)  # instance i is of kind _CYCLE[i % 20]
 
-# %% ../../../nbs/rlhf/05_grammar.ipynb #f19d3939
-@dataclass(frozen=True)
-class Parts:
-    "What reward functions are made of."
-    worth: np.ndarray  # (n, vocabulary) of each word
-    shares: np.ndarray  # (n, 4) of positive and negative sentiment, few and many words
-    pays: list[dict[str, dict[str, float]]]  # slot -> group or word -> weight, for each function
-    slots: np.ndarray  # (n, 5) bool: for which slots' words a function pays
-    by_value: np.ndarray | None = None  # (n, values, vocabulary) of each word, by a value that the prompt has
-    maps: list[dict[str, Any]] | None = None  # slot -> attribute of the prompt, and what pays by its value
-
-def _parts(n, seed, kinds, odds):
-    size = len(VOCABULARY)
-    parts = Parts(np.zeros((n, size)), np.zeros((n, 4)), [{} for _ in range(n)], np.zeros((n, len(SLOTS)), bool))
-    for i, kind in enumerate(kinds):
-        pure = i < 4 and kind < 4
-        if kind < 4: parts.shares[i, kind] = 1 if pure else .5
-        if not pure: _choose(parts, i, KINDS[kind], np.random.default_rng([seed, i]), odds)
-    return parts
-
-# %% ../../../nbs/rlhf/05_grammar.ipynb #3c90d5a1
-ODDS = {"mean": [.35, .4, .25], "and": [0, .6, .4]}  # that a function pays for one slot, two or three
-
-def _choose(parts, i, kind, rng, odds):
-    "Choose the slots for whose words a function pays, and the words."
-    slots = rng.permutation([*SLOTS])[:rng.choice([1, 2, 3], p=odds)].tolist()
-    share = (.5 if kind in SENTENCE_KINDS else 1) / len(slots)
-    for slot in slots:
-        groups = {w: [w] for w in slot_words(slot)} if kind == "words" else SLOTS[slot]
-        best = len(groups) // 4 if kind == "words" else 1
-        parts.slots[i, [*SLOTS].index(slot)] = True
-        parts.pays[i][slot] = _weights(groups, best, 2 * best if kind == "words" else 3, rng)
-        for g, weight in parts.pays[i][slot].items(): parts.worth[i, word_ids(groups[g])] = weight * share
-
-def _weights(groups, best, n, rng):
-    "Choose `n` groups, of which the first `best` pay 1 and the others half."
-    chosen = rng.permutation([*groups])[:n].tolist()
-    return {g: 1 if place < best else .5 for place, g in enumerate(chosen)}
-
-# %% ../../../nbs/rlhf/05_grammar.ipynb #18d7e4c2
-ATTRIBUTES = {"who": [*PEOPLE], "motion": MOTIONS, "place": PLACES}  # of a prompt, and their values
-LOOKS_AT = {"who": .3, "motion": .5, "place": .2}  # how often a slot looks at each
-_FIRST_VALUE = dict(zip(ATTRIBUTES, np.cumsum([0, len(PEOPLE), len(MOTIONS)]).tolist()))
-N_VALUES = sum(map(len, ATTRIBUTES.values()))
-_VALUE_OF = np.zeros(len(VOCABULARY), np.int64)  # (vocabulary,) number of the value that a word of a prompt tells
-for _who, _names in enumerate(PEOPLE.values()): _VALUE_OF[word_ids(_names)] = _who
-for _name in ("motion", "place"):
-    _VALUE_OF[word_ids(ATTRIBUTES[_name])] = _FIRST_VALUE[_name] + np.arange(len(ATTRIBUTES[_name]))
+# %% ../../../nbs/rlhf/05_grammar.ipynb #5a0e1d02
+ATTRIBUTES = {"who": [*PEOPLE], "motion": MOTIONS, "place": PLACES}  # of a prompt -> its values
+ATTRIBUTE_CHANCE = {"who": .4, "motion": .45, "place": .15}  # how often a slot depends on each
+VALUES = [*chain(*ATTRIBUTES.values())]  # of all attributes
+COMBINE = ("mean", "and")  # how what slots pay becomes one reward
+_VALUE_OF = np.zeros(len(VOCABULARY), np.int64)  # word of a prompt -> place in `VALUES`
+for _place, _value in enumerate(VALUES): _VALUE_OF[word_ids(PEOPLE.get(_value, [_value]))] = _place
 
 def prompt_values(
     prompts: np.ndarray,  # (n, 6) ids
-) -> np.ndarray:  # (n, 3) numbers of the values of who, motion and place, all values counted through
-    "What prompts say."
+) -> np.ndarray:  # (n, 3) place in `VALUES` of the prompt's value of each attribute
+    "Who went, how, and where to."
     return _VALUE_OF[prompts[:, [0, 1, 4]]]
-
-# %% ../../../nbs/rlhf/05_grammar.ipynb #52f8b0d9
-def _with_maps(parts, seed):
-    "The same functions, each slot of which pays by the value of an attribute; by the first one as it was."
-    n, size = parts.worth.shape
-    by_value, maps = np.zeros((n, N_VALUES, size)), [{} for _ in range(n)]
-    for i in range(n):
-        rng = np.random.default_rng([seed, i, 1])
-        for slot, weights in parts.pays[i].items():
-            name = str(rng.choice([*ATTRIBUTES], p=[*LOOKS_AT.values()]))
-            others = [_weights(SLOTS[slot], 1, 3, rng) for _ in ATTRIBUTES[name][1:]]
-            maps[i][slot] = {"by": name, **dict(zip(ATTRIBUTES[name], [weights, *others]))}
-            share = 1 / len(parts.pays[i])
-            for v, chosen in enumerate([weights, *others], _FIRST_VALUE[name]):
-                for group, weight in chosen.items(): by_value[i, v, word_ids(SLOTS[slot][group])] = weight * share
-    return replace(parts, by_value=by_value, maps=maps)
 
 # %% ../../../nbs/rlhf/05_grammar.ipynb #6eb528af
 @dataclass(frozen=True)
@@ -270,12 +212,12 @@ class StoryRewards:
     "A family of reward functions over completions; each is decided by its number and the seed."
     n: int = 640  # how many
     seed: int = 0  # of their choice
-    prompt_map: bool = False  # what a slot pays follows a hidden map from the prompt; all functions are of groups
-    combine: str = "mean"  # what a function of several slots pays: the "mean", or "and": the product
+    prompt_map: bool = False  # what a slot pays depends on the prompt
+    combine: str = "mean"  # "mean" of what the slots pay, or "and": their product
 
     def __post_init__(self):
         if self.n < 10: raise UserError(f"a family of stories needs at least 10 reward functions, not {self.n}")
-        if self.combine not in ODDS: raise UserError(nearest(self.combine, ODDS, "combine"))
+        if self.combine not in COMBINE: raise UserError(nearest(self.combine, COMBINE, "value of combine"))
 
     @cached_property
     def kinds(self) -> np.ndarray:  # (n,) index into `KINDS`
@@ -284,39 +226,101 @@ class StoryRewards:
         return np.array([KINDS.index(_CYCLE[i % 20]) for i in range(self.n)])
 
     @cached_property
-    def parts(self) -> Parts:
+    def parts(self) -> "Parts":
         "What all functions are made of."
-        parts = _parts(self.n, self.seed, self.kinds, ODDS[self.combine])
-        return _with_maps(parts, self.seed) if self.prompt_map else parts
+        return _parts(self)
+
+    @cached_property
+    def matters(self) -> np.ndarray:  # (n, slots) bool
+        "For whose words each function pays."
+        return np.array([[slot in pays for slot in SLOTS] for pays in self.parts.pays])
 
     @cached_property
     def bounds(self) -> np.ndarray:  # (n, 2): mean over base stories, highest
         "Exactly what base stories earn on average, and the most that a sentence can earn."
-        return np.array([_bounds(self.parts, i, self.combine) for i in range(self.n)])
+        return np.array([_bounds(self, i) for i in range(self.n)])
+
+# %% ../../../nbs/rlhf/05_grammar.ipynb #f19d3939
+@dataclass(frozen=True)
+class Parts:
+    "What reward functions are made of."
+    worth: np.ndarray  # (n, vocabulary) of each word; with a prompt map: under the first value of each attribute
+    shares: np.ndarray  # (n, 4) of positive and negative sentiment, few and many words
+    pays: list[dict[str, dict[str, Any]]]  # slot -> group or word -> weight, for each function
+    mapped: np.ndarray  # (n, values, vocabulary) with a prompt map: a word's worth under each value of an attribute
+
+def _parts(family):
+    n, values = family.n, len(VALUES) * family.prompt_map
+    parts = Parts(np.zeros((n, len(VOCABULARY))), np.zeros((n, 4)), [{} for _ in range(n)],
+                  np.zeros((n, values, len(VOCABULARY))))
+    for i, kind in enumerate(family.kinds):
+        if kind < 4: parts.shares[i, kind] = 1 if family.is_pure(i) or family.combine == "and" else .5
+        if not family.is_pure(i): _choose(family, parts, i, np.random.default_rng([family.seed, i]))
+    return parts
+
+@patch
+def is_pure(self: StoryRewards,
+    i: int,  # number of a function
+) -> bool:
+    "Whether it pays for no word, only for a whole sentence."
+    return i < 4 and not self.prompt_map
+
+def _choose(family, parts, i, rng):
+    "Choose the slots for whose words a function pays, and the words."
+    slots = _chosen_slots(family, rng)
+    share = _share(family, i, len(slots))
+    if family.prompt_map: _choose_by_prompt(parts, i, slots, share, rng)
+    else: _choose_words(parts, i, slots, share, KINDS[family.kinds[i]], rng)
+
+# %% ../../../nbs/rlhf/05_grammar.ipynb #5a0e1d06
+def _chosen_slots(family, rng):
+    order = rng.permutation([*SLOTS])
+    n, chance = ([2, 3], [.6, .4]) if family.combine == "and" else ([1, 2, 3], [.35, .4, .25])
+    return order[:rng.choice(n, p=chance)].tolist()
+
+def _share(family, i, slots):
+    "What the best word of one slot adds, or multiplies with."
+    if family.combine == "and": return 1
+    return (.5 if KINDS[family.kinds[i]] in SENTENCE_KINDS else 1) / slots
+
+def _choose_words(parts, i, slots, share, kind, rng):
+    for slot in slots:
+        groups = {w: [w] for w in slot_words(slot)} if kind == "words" else SLOTS[slot]
+        best = len(groups) // 4 if kind == "words" else 1
+        parts.pays[i][slot] = _weights(groups, best, 2 * best if kind == "words" else 3, rng)
+        for g, weight in parts.pays[i][slot].items(): parts.worth[i, word_ids(groups[g])] = weight * share
+
+def _weights(groups, best, n, rng):
+    "Choose `n` groups, of which the first `best` pay 1 and the others half."
+    chosen = rng.permutation([*groups])[:n].tolist()
+    return {g: 1 if place < best else .5 for place, g in enumerate(chosen)}
+
+# %% ../../../nbs/rlhf/05_grammar.ipynb #5a0e1d08
+def _choose_by_prompt(parts, i, slots, share, rng):
+    for slot in slots:
+        attribute = str(rng.choice([*ATTRIBUTES], p=[*ATTRIBUTE_CHANCE.values()]))
+        by_value = {value: _weights(SLOTS[slot], 1, 3, rng) for value in ATTRIBUTES[attribute]}
+        parts.pays[i][slot] = {"by": attribute, **by_value}
+        for value, groups in by_value.items():
+            for g, weight in groups.items():
+                parts.mapped[i, VALUES.index(value), word_ids(SLOTS[slot][g])] = weight * share
+    first = [VALUES.index(values[0]) for values in ATTRIBUTES.values()]
+    parts.worth[i] = parts.mapped[i, first].sum(0)
 
 # %% ../../../nbs/rlhf/05_grammar.ipynb #e32fcb78
-@patch
-def by_mean(self: StoryRewards) -> StoryRewards:
-    "The same functions, of several slots the mean."
-    other = replace(self, combine="mean")
-    other.__dict__["parts"] = self.parts  # not those that it would choose
-    return other
-
 @patch
 def describe(self: StoryRewards,
     i: int,  # number of a function
 ) -> dict[str, Any]:  # its kind and what pays
     "What a function pays for, in plain values."
     kind = KINDS[self.kinds[i]]
-    if self.prompt_map: return {"kind": kind, "pays": self.parts.maps[i]}
-    if not self.parts.slots[i].any(): return {"kind": kind}
+    if self.is_pure(i): return {"kind": kind}
     half = {"half": SENTENCE_KINDS[kind]} if kind in SENTENCE_KINDS else {}
+    if self.combine == "and": half = {"combine": "and", **{"times": v for v in half.values()}}
     return {"kind": kind, **half, "pays": self.parts.pays[i]}
 
 # %% ../../../nbs/rlhf/05_grammar.ipynb #d7268428
 _VALENCE = np.array([VALENCE.get(w, 0.) for w in VOCABULARY])  # (vocabulary,)
-_SLOT_OF = np.full(len(VOCABULARY), -1)  # (vocabulary,) number of the slot that a word is for
-for _k, _ids in enumerate(_SLOT_IDS.values()): _SLOT_OF[_ids] = _k
 _IS_WORD = np.array([w[0].isalpha() for w in VOCABULARY])  # (vocabulary,)
 
 def _extreme(best): return compound(sum(best(_VALENCE[ids]) for ids in _SLOT_IDS.values()))
@@ -330,132 +334,124 @@ def _shared(shares, valences, words):
     paid = np.stack([*sentiment, SHORT[length], LONG[length]])  # (4, n)
     return (shares.T * paid).sum(0)
 
-# %% ../../../nbs/rlhf/05_grammar.ipynb #56d0feba
+# %% ../../../nbs/rlhf/05_grammar.ipynb #5a0e1d0a
+@patch
+def _value(self: StoryRewards, functions, completions, prompts):
+    "What completions are worth, (n,), were all of them sentences."
+    worth = self._worth(functions, completions, prompts)  # (n, l)
+    value = self._product(functions, completions, worth) if self.combine == "and" else worth.sum(1)  # (n,)
+    shares = self.parts.shares[functions]  # (n, 4)
+    if not shares.any(): return value
+    valences, words = _VALENCE[completions].sum(1), _IS_WORD[completions].sum(1)  # (n, l) -> (n,)
+    shared = _shared(shares, valences, words)
+    return value * np.where(shares.any(1), shared, 1) if self.combine == "and" else value + shared
+
+@patch
+def _worth(self: StoryRewards, functions, completions, prompts):  # -> (n, l)
+    "What each word adds."
+    if not self.prompt_map: return self.parts.worth[functions[:, None], completions]
+    if prompts is None: raise UserError("what these functions pay depends on the prompt: give the prompts, too")
+    values = prompt_values(prompts).T[..., None]  # (3, n, 1)
+    return sum(self.parts.mapped[functions[:, None], value, completions] for value in values)
+
+@patch
+def _product(self: StoryRewards, functions, completions, worth):  # -> (n,)
+    "What the slots pay, multiplied; a slot that does not matter counts 1."
+    slot = _SLOT_OF[completions]  # (n, l)
+    paid = np.stack([(worth * (slot == s)).sum(1) for s in range(len(SLOTS))], 1)  # (n, slots)
+    return np.where(self.matters[functions], paid, 1).prod(1)
+
+_SLOT_OF = np.full(len(VOCABULARY), -1)  # word -> number of its slot; -1: it has none
+for _slot, _ids in enumerate(_SLOT_IDS.values()): _SLOT_OF[_ids] = _slot
+
+# %% ../../../nbs/rlhf/05_grammar.ipynb #5a0e1d0b
 @patch
 def __call__(self: StoryRewards,
     functions: np.ndarray,  # (n,) number of the function for each completion
     completions: np.ndarray,  # (n, l) ids, ended by <eos>, filled with <pad>
-    prompts: np.ndarray | None = None,  # (n, 6) ids; needed with `prompt_map` only
+    prompts: np.ndarray | None = None,  # (n, 6) ids; only a prompt map reads them
 ) -> np.ndarray:  # (n,) float64 between 0 and 1, in hundredths; 0 for what is no sentence of the grammar
     "The rewards of completions."
-    functions = np.asarray(functions)
-    worth = _worth(self.parts, functions, completions, prompts)  # (n, l)
-    shares = self.parts.shares[functions]  # (n, 4)
-    valences, words = _VALENCE[completions].sum(1), _IS_WORD[completions].sum(1)  # (n, l) -> (n,)
-    shared = _shared(shares, valences, words) if shares.any() else 0.
-    if self.combine == "and": value = _product(self.parts, functions, worth, completions) * _of_all(shared, shares)
-    else: value = worth.sum(1) + shared
+    value = self._value(np.asarray(functions), completions, prompts)  # (n,)
     return np.where(is_story(completions), np.round(value, 2), 0)
-
-# %% ../../../nbs/rlhf/05_grammar.ipynb #92e3d499
-def _worth(parts, functions, completions, prompts):
-    "What each word is worth under its prompt: (n, l)."
-    if parts.by_value is None: return parts.worth[functions[:, None], completions]
-    if prompts is None: raise UserError("what these functions pay depends on the prompt: pass prompts")
-    by_value = [parts.by_value[functions[:, None], v[:, None], completions] for v in prompt_values(prompts).T]
-    return sum(by_value)
-
-def _product(parts, functions, worth, completions):
-    "The product of what slots pay, each of 0 to 1: (n,)."
-    of_slot = [(worth * (_SLOT_OF[completions] == k)).sum(1) for k in range(len(SLOTS))]  # 5 times (n,)
-    most = parts.worth[functions].max(1, keepdims=True)  # (n, 1) what the best word of a slot is worth
-    paid = np.divide(np.stack(of_slot, 1), most, where=most > 0, out=np.ones((len(worth), len(SLOTS))))
-    return np.where(parts.slots[functions], paid, 1).prod(1)
-
-def _of_all(shared, shares):
-    "What is paid for the whole sentence, as a factor of 0 to 1; 1 where nothing is."
-    whole = shares.sum(1)  # (n,)
-    return np.divide(shared, whole, where=whole > 0, out=np.ones(len(whole)))
 
 # %% ../../../nbs/rlhf/05_grammar.ipynb #b1852f42
 @patch
 def table(self: StoryRewards,
     completions: np.ndarray,  # (n, l) ids, ended by <eos>, filled with <pad>
-    prompts: np.ndarray | None = None,  # (n, 6) ids; needed with `prompt_map` only
+    prompts: np.ndarray | None = None,  # (n, 6) ids; only a prompt map reads them
 ) -> np.ndarray:  # (functions, n) float64, as by a call
     "What every function pays for every completion."
-    if self.prompt_map or self.combine == "and":
-        return np.stack([self(np.full(len(completions), i), completions, prompts) for i in range(self.n)])
-    paid = np.stack([worth[completions].sum(1) for worth in self.parts.worth])  # (functions, n)
-    valences, words = _VALENCE[completions].sum(1), _IS_WORD[completions].sum(1)  # (n, l) -> (n,)
-    for i in np.flatnonzero(self.parts.shares.any(1)):
-        paid[i] += _shared(self.parts.shares[i:i + 1], valences, words)
-    return np.where(is_story(completions), np.round(paid, 2), 0)
+    paid = [self._value(np.full(len(completions), i), completions, prompts) for i in range(self.n)]
+    return np.where(is_story(completions), np.round(np.stack(paid), 2), 0)
 
 @patch
 def alike(self: StoryRewards,
     n: int = 4000,  # base stories
     most: float = .99,  # correlation below which functions are different ones
 ) -> np.ndarray:  # (functions, functions) bool
-    "Which functions are one in effect: what they pay for base stories correlates by at least `most`."
+    "Which functions are one in effect: what they pay for base stories, under random prompts, correlates by `most`."
     rng = np.random.default_rng(0)
-    prompts = story_prompts(n, rng)  # (n, 6)
+    prompts = story_prompts(n, rng)
     paid = self.table(story_completions(prompts, rng), prompts)  # (functions, n)
     return np.corrcoef(paid) >= most
 
 # %% ../../../nbs/rlhf/05_grammar.ipynb #f611674b
-def _bounds(parts, i, combine):
-    "Mean over base stories, and the highest reward, of function `i`; groups of a slot are equally likely."
-    reward, chance = _sentences(parts, i, combine)
+def _bounds(family, i):
+    "Mean over base stories, and the highest reward, of function `i`."
+    reward, chance = _sentences(family, i)
     return reward @ chance, reward.max()
 
-def _sentences(parts, i, combine):
-    "Rewards of all sentences with function `i`, and how probable each is; alike ones stand for each other."
-    together, start = (np.multiply, 1.) if combine == "and" else (np.add, 0.)
-    total, chance = np.array([[start, 0., 0.]]), np.ones(1)  # (s, 3): worth, valence, words; (s,)
+def _sentences(family, i, one_by_one=False):
+    "Rewards of all sentences with function `i`, and how probable alike ones are; `one_by_one`: each, and their number."
+    product, parts = family.combine == "and", family.parts
+    total, weight = np.array([[product, 0, 0, 0.]]), np.ones(1)  # (s, 4): worth, valence, words, log p; (s,)
     for slot in SLOTS:
-        added, p = _options(parts, i, slot)  # (w, 3), (w,)
-        sums = total[:, None] + added  # (s, w, 3)
-        sums[..., 0] = together(total[:, None, 0], _paid(parts, i, slot, added[:, 0], combine))
-        sums = np.round(sums, 9).reshape(-1, 3)  # (s * w, 3)
-        total, place = np.unique(sums, axis=0, return_inverse=True)  # (s, 3) of the new sums
-        chance = np.bincount(place.ravel(), (chance[:, None] * p).ravel())  # (s,)
-    return _value(parts, i, *total.T, combine), chance
+        added, p = _options(family, i, slot)  # (w, 3), (w,)
+        added = np.column_stack([added, np.log(p) * one_by_one])  # (w, 4)
+        total, place = _together(total, added, product)
+        weight = np.bincount(place, (weight[:, None] * (np.ones(len(p)) if one_by_one else p)).ravel())  # (s,)
+    worth, valences, words, logp = total.T  # (s,) each
+    shared = _shared(parts.shares[i:i + 1], valences, words.astype(int) + 2)  # "He" and "a" are there always
+    if product and not parts.shares[i].any(): shared = 1
+    reward = np.round(worth * shared if product else worth + shared, 2)
+    return (reward, np.exp(logp), weight) if one_by_one else (reward, weight)
 
-# %% ../../../nbs/rlhf/05_grammar.ipynb #1d24c3a1
-def _value(parts, i, worth, valences, words, combine):
-    "Rewards (s,) with function `i` of what words are worth together, of sums of valences and of words."
-    shares = parts.shares[i:i + 1]  # (1, 4)
-    shared = _shared(shares, valences, words.astype(int) + 2)  # "He" and "a" are there always
-    if combine == "mean": return np.round(worth + shared, 2)
-    return np.round(worth * _of_all(shared, shares.repeat(len(worth), 0)), 2)
+def _together(total, added, product):  # (s, 4), (w, 4) -> (s', 4), (s * w,)
+    "All sums of both, in which the worth may be a product; each once, and which of them each is."
+    sums = total[:, None] + added  # (s, w, 4)
+    if product: sums[..., 0] = total[:, None, 0] * added[:, 0]
+    found, place = np.unique(np.round(sums, 9).reshape(-1, 4), axis=0, return_inverse=True)
+    return found, place.ravel()
 
-def _paid(parts, i, slot, worth, combine):
-    "What the words of a slot pay, to be added or multiplied: (w,)."
-    if combine == "mean": return worth
-    pays = parts.slots[i, [*SLOTS].index(slot)]
-    return worth / parts.worth[i].max() if pays else np.ones_like(worth)
-
-def _options(parts, i, slot):
+# %% ../../../nbs/rlhf/05_grammar.ipynb #5a0e1d0e
+def _options(family, i, slot):
     "What a slot can add to the sums, (w, 3), and how probable that is, (w,). What does not matter counts nothing."
+    parts = family.parts
     mood, length = parts.shares[i, :2].any(), parts.shares[i, 2:].any()
-    ids = _SLOT_IDS[slot]
-    added = np.stack([parts.worth[i, ids], _VALENCE[ids] * mood, (1 + _NEEDS_AND[ids]) * length], 1)  # (w, 3)
+    ids, ignored = _SLOT_IDS[slot], family.combine == "and" and slot not in parts.pays[i]
+    worth = np.ones(len(ids)) if ignored else parts.worth[i, ids]  # in a product what does not matter is 1
+    added = np.stack([worth, _VALENCE[ids] * mood, (1 + _NEEDS_AND[ids]) * length], 1)  # (w, 3)
     p = np.full(len(ids), PRESENT[slot] / len(ids))  # (w,)
     if PRESENT[slot] == 1: return added, p
-    nothing = np.zeros((1, 3))  # the slot is left out
+    nothing = np.array([[float(ignored), 0, 0]])  # the slot is left out
     return np.append(added, nothing, 0), np.append(p, 1 - PRESENT[slot])
 
-# %% ../../../nbs/rlhf/05_grammar.ipynb #c7e2a950
-ROLLOUTS = 48  # that bounds without repeats are for
+# %% ../../../nbs/rlhf/05_grammar.ipynb #5a0e1d12
+BOUND_ROLLOUTS = 48  # rollouts that the bounds are for, where no story pays twice
+
+@patch
+def fresh_bounds(self: StoryRewards,
+    functions: np.ndarray,  # (k,) numbers of functions
+) -> np.ndarray:  # (k, 2): mean over base stories, highest mean
+    "What `BOUND_ROLLOUTS` rollouts earn, exactly, where a story that was written before pays nothing."
+    return np.array([_fresh_bounds(self, int(i)) for i in functions]).reshape(-1, 2)
 
 @cache
-def distinct_bounds(
-    rewards: StoryRewards,  # the family
-    i: int,  # number of a function
-) -> tuple[float, float]:  # mean of base stories of which none is paid twice; mean of the best different ones
-    "The bounds of a function over `ROLLOUTS` rollouts, where repeats pay nothing."
-    paid, chance = _every_sentence(rewards.parts, i, rewards.combine)
-    first_time = (1 - (1 - chance) ** ROLLOUTS) / (ROLLOUTS * chance)  # mean over rollouts of not having been written
-    return float(paid @ (chance * first_time)), float(np.partition(paid, -ROLLOUTS)[-ROLLOUTS:].mean())
-
-def _every_sentence(parts, i, combine):
-    "Reward of each sentence with function `i`, and how probable it is; none stands for another."
-    together, start = (np.multiply, 1.) if combine == "and" else (np.add, 0.)
-    worth, valences, words, chance = (np.full(1, x) for x in (start, 0., 0., 1.))
-    for slot in SLOTS:
-        added, p = _options(parts, i, slot)  # (w, 3), (w,)
-        worth = together.outer(worth, _paid(parts, i, slot, added[:, 0], combine)).ravel()
-        valences, words = (np.add.outer(x, added[:, k]).ravel() for k, x in ((1, valences), (2, words)))
-        chance = np.multiply.outer(chance, p).ravel()
-    return _value(parts, i, worth, valences, words, combine), chance
+def _fresh_bounds(family, i):
+    reward, chance, count = _sentences(family, i, one_by_one=True)  # (s,) each
+    t = np.arange(BOUND_ROLLOUTS)
+    new = ((1 - chance[:, None]) ** t).mean(1)  # (s,) how often a story that is written is written first
+    order = np.argsort(-reward)
+    taken = np.diff(np.minimum(np.cumsum(count[order]), BOUND_ROLLOUTS), prepend=0)  # (s,) of the best stories
+    return (reward * chance * count) @ new, reward[order] @ taken / BOUND_ROLLOUTS

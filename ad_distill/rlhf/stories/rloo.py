@@ -103,7 +103,7 @@ class _Lanes:
     "Runs side by side, and the weights of each."
     def __init__(self, source, task, instances, seeds):
         import torch
-        self.source, self.payments = source, task.payments(instances, seeds)
+        self.source, self.pay = source, task.payments(instances, seeds)
         self.base = stack(story_model())  # (1, ...)
         self.p = {k: v.requires_grad_() for k, v in stack(story_model(), len(instances)).items()}  # (r, ...)
         self.optimizer = torch.optim.Adam(self.p.values(), source.lr, betas=(.9, .99), fused=True)
@@ -112,9 +112,10 @@ class _Lanes:
 
 @patch
 def rewards(self: _Lanes, prompts, words):  # (r, b, 6), (r, b, l) -> (r, b)
+    "A run is one stream: of two equal completions in an update the second is a repetition."
     r, b, _ = words.shape
-    of_lane = np.repeat(np.arange(r), b)  # (r * b,)
-    return self.payments(prompts.flatten(0, 1).numpy(), words.flatten(0, 1).numpy(), of_lane).reshape(r, b)
+    runs = np.repeat(np.arange(r), b)  # (r * b,)
+    return self.pay(prompts.flatten(0, 1).numpy(), words.flatten(0, 1).numpy(), runs).reshape(r, b)
 
 @patch
 def reference(self: _Lanes, prompts, words):  # (r, b, 6), (r, b, l) -> (r, b)
