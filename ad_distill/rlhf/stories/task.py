@@ -27,8 +27,9 @@ from .choices import choice_ids, choices_text, chosen, read_choices
 from ad_distill.rlhf.stories.grammar import (
     EOS, KINDS, MAX_TOKENS, PAD, PROMPT_LENGTH, VOCABULARY, WORD_ID, StoryRewards, completion_ids, is_story, prompt_ids,
     story_text, word_ids)
-from ..tasks import (
-    MOTIONS, PEOPLE, PLACES, STORY_PROMPTS, PromptVectorEnv, TextVectorEnv, prompt_ranges, prompt_split, rollout_dataset)
+from ad_distill.rlhf.tasks import (
+    MOTIONS, PEOPLE, PLACES, STORY_PROMPTS, PromptVectorEnv, TextVectorEnv, prompt_ranges, prompt_split,
+    rollout_dataset)
 from ...tasks.core import Task, make_task, register_task
 from ...trajectory import History, Spaces
 
