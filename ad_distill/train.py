@@ -322,6 +322,7 @@ LM_OPTIONS = {  # what `distill` takes for a language model, with the defaults
     "max_action_tokens": 128,
     "slide": 1,
     "ask": 1.0,
+    "top_p": 1.0,
     "field_weights": {},
     "vocab_size": 512,
     "words": None,

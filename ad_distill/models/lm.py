@@ -40,16 +40,18 @@ class LMSettings:
     slide: int = 1  # episodes that are dropped at once when the context is full
     sort: bool = False  # keep the episodes of the context in the order of their returns, best last; the worst goes
     ask: float = 1.0  # where the reward stands before the action: the one that is asked for
+    top_p: float = 1.0  # free text is drawn from the likeliest tokens that make up so much (Holtzman et al. 2020)
     field_weights: dict[str, float] = field(default_factory=dict)  # of tokens in the loss; else 1, an echo's 0
     about: dict[str, Any] = field(default_factory=dict)  # where it comes from: task, store, windows
 
     def __post_init__(self):
         check_kinds(self, episodes=Integral, max_tokens=Integral, max_action_tokens=Integral, slide=Integral,
-                    sort=bool, ask=Real, field_weights=dict, about=dict)
+                    sort=bool, ask=Real, top_p=Real, field_weights=dict, about=dict)
         if self.episodes < 1 or self.max_tokens < 1:
             raise UserError(f"episodes and max_tokens must be at least 1, not {self.episodes} and {self.max_tokens}")
         if self.max_action_tokens < 1:
             raise UserError(f"max_action_tokens must be at least 1, not {self.max_action_tokens}")
+        if not 0 < self.top_p <= 1: raise UserError(f"top_p is a share, above 0 and at most 1, not {self.top_p}")
         if not 1 <= self.slide <= self.episodes:
             raise UserError(f"slide must be from 1 to the {self.episodes} episodes of the context, not {self.slide}")
         object.__setattr__(self, "field_weights", _all_weights(self.field_weights))

@@ -161,11 +161,19 @@ def _compose(self: LMAgent, logits):
     self.failed = np.array([failed for _, failed in found])
     return written, _stacked([value for value, _ in found], self.space), logprob
 
+def _likeliest(logits, top_p):
+    "Logits without the tail of improbable tokens: those that are left make up at least `top_p`."
+    if top_p == 1: return logits
+    p, order = torch.softmax(logits, -1).sort(descending=True)  # (n, vocabulary)
+    in_tail = torch.zeros_like(logits, dtype=bool).scatter(1, order, p.cumsum(1) - p >= top_p)
+    return logits.masked_fill(in_tail, -torch.inf)
+
 @patch
 def _draw_tokens(self: LMAgent, active, logits):
     "A token for each of the active streams (n,), and their logprobs (n,)."
     logits[:, self.never] = -torch.inf
     logits = logits[active].double()  # (n, vocabulary)
+    logits = _likeliest(logits, self.model.settings.top_p)
     p = torch.softmax(logits, -1).cumsum(1).numpy()  # (n, vocabulary)
     choice = (p <= self.draws(active)[:, None] * p[:, -1:]).sum(1)  # (n,)
     logprobs = torch.log_softmax(logits, -1).numpy()  # (n, vocabulary)
