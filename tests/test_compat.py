@@ -271,6 +271,7 @@ def test_an_old_model_reads_as_it_did(name, data, expected):
 def test_an_old_model_plays_as_it_did(name, data, expected):
     "A sampled action may flip on another processor and change what comes after it, so one stream of four may differ."
     got, want = played(name, data), expected["played"][name]
+    got["columns"] = [c for c in got["columns"] if c != "copied"]  # newer, of tasks in text
     assert {k: got[k] for k in ("columns", "instances")} == {k: want[k] for k in ("columns", "instances")}
     same = np.isclose(got["returns"], want["returns"], atol=1e-4).all(1)
     assert same.sum() >= len(same) - 1, (got["returns"], want["returns"])
