@@ -4,8 +4,10 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 
-from ad_distill import generate, make_serializer, make_source, make_task
+from ad_distill import Windows, distill, generate, load_model, make_serializer, make_source, make_task
+from ad_distill.data.dataset import Strided, collate, dataset_for
 from ad_distill.experiments.stories import story_writer, tokens_of
 from ad_distill.language.tokenizers import build_tokenizer
 from ad_distill.language.tokens import TokenStream
@@ -86,3 +88,30 @@ def test_forms_write_them_and_read_them():
         assert make_serializer(form, task.spaces).spaces == task.spaces
     with pytest.raises(UserError, match="text of stories"):
         make_task("story_rlhf", text="letters")
+
+
+def test_logits_are_computed_only_where_something_is_learnt(tmp_path):
+    "The loss and its gradient are those of all logits; what is not learnt is not looked at while training."
+    task = make_task("story_rlhf", text="words").view("language")
+    store = generate(task, make_source("thompson_words"), tmp_path / "store", 6, 8)
+    writer = make_serializer("compact skip_zero=false decimals=1 bind=grade", task.spaces)
+    shape = dict(width=16, layers=2, heads=2, words=True, vocab_size=2048)
+    shape["field_weights"] = dict(state=0.0, markup=0.0, logprob=0.0)
+    distill(task, store, tmp_path / "model", Windows(8, Strided(1)), shape, dict(max_steps=1), serializer=writer,
+            probe=False, progress=False)  # fmt: skip
+    model = load_model(tmp_path / "model").train()
+    batch = collate(dataset_for(model, store, Windows(8, Strided(1)), 4).__getitems__(range(4)))
+    assert model._chooses
+    asked, gradients, losses = [], [], []
+    model.lm.register_forward_hook(lambda lm, args, kwargs, out: asked.append(out.logits.shape[1]), with_kwargs=True)
+    for chooses in (True, False):
+        model._chooses = chooses
+        model.zero_grad()
+        out = model(**batch)
+        out["loss"].backward()
+        losses.append(out)
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+    assert asked[0] < 0.6 * asked[1] and asked[1] == batch["input_ids"].shape[1]
+    assert torch.allclose(losses[0]["loss"], losses[1]["loss"], atol=1e-6)
+    assert torch.allclose(*gradients, atol=1e-6) and gradients[0].abs().max() > 1e-3
+    assert torch.isnan(losses[0]["loss_markup"]) and losses[1]["loss_markup"] > 0

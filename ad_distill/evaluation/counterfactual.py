@@ -1,4 +1,4 @@
-"""One reward of a context is told otherwise, and nothing else is changed: is the completion that earned it likelier now?
+"""One reward of a context is told otherwise, and nothing else is changed: is what earned it likelier now?
 
 Docs: https://ad-distill.github.io/ad_distill/evaluation/counterfactual.html.md"""
 

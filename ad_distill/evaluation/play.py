@@ -9,7 +9,7 @@ __all__ = ['SHARES', 'TABLE_COLUMNS', 'FEEDBACK', 'ORDERS', 'episodes_table', 'r
            'episode_bar', 'play', 'evaluate', 'OnlineScore', 'play_history', 'play_histories']
 
 # %% ../../nbs/41_evaluate.ipynb #13aa831b
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -179,7 +179,7 @@ def pick_instances(
 
 # %% ../../nbs/41_evaluate.ipynb #70b5bba7
 def copied(
-    completions: Sequence[Sequence[str]],  # (b, e) of b streams
+    completions: Sequence[Sequence[Hashable]],  # (b, e) of b streams: texts, or whatever stands for one
 ) -> np.ndarray:  # (b, e) bool
     "Which completions were written before, word for word, in their own stream."
     return np.array([_copied(stream) for stream in completions])

@@ -1,4 +1,4 @@
-"""How much of a high reward is learning? The share of copies, what new completions earn, the best so far, and streams that never improve
+"""How much of a high reward is learning? Copies, what new completions earn, the best so far, and who never improves
 
 Docs: https://ad-distill.github.io/ad_distill/evaluation/progress.html.md"""
 

@@ -1,4 +1,4 @@
-"""Explore and copy, climb, recombine, Thompson sampling: what a model of stories has to beat, in the same table and on the same functions
+"""Explore and copy, climb, recombine, Thompson sampling: what a model of stories has to beat, on the same functions
 
 Docs: https://ad-distill.github.io/ad_distill/evaluation/story_baselines.html.md"""
 
@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from .baselines import learning_curve
-from .play import episodes_table, pick_instances
+from .play import copied, episodes_table, pick_instances
 from ..registry import UserError, nearest
 from ..rlhf.stories.choices import choice_ids
 from ..rlhf.stories.learners import (
@@ -66,18 +66,14 @@ def play_learner(
     memory = learner.run(task, instances, stream_seeds(seed, np.arange(len(instances)), 1), n_episodes)
     short = task.best_return(instances)[:, None] - _expected(task, memory)  # (b, e)
     table = episodes_table(agent, task, np.asarray(instances), seed, memory.rewards, short)
-    return table.assign(copied=_copied(memory.choices).ravel())
+    stories = [list(map(bytes, stream)) for stream in memory.choices]  # (b, e)
+    return table.assign(copied=copied(stories).ravel())
 
 def _expected(task, memory):  # -> (b, e)
     "What was earned, without the noise."
     if not task.noise: return memory.rewards
     pay, prompts = replace(task, noise=False).payments(memory.instances, memory.streams), memory.prompts
     return np.stack([pay(prompts[:, t], choice_ids(memory.choices[:, t], prompts[:, t])) for t in range(memory.n)], 1)
-
-def _copied(choices):  # (b, e, 5) -> (b, e)
-    "Which choices were made before in their stream."
-    same = (choices[:, :, None] == choices[:, None]).all(-1)  # (b, e, e)
-    return np.tril(same, -1).any(2)
 
 # %% ../../nbs/evaluation/05_story_baselines.ipynb #9935b624
 def story_baselines(

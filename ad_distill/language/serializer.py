@@ -354,6 +354,7 @@ def _check_spaces(s, episodes):
     raise UserError(f"episodes in {episodes.spaces} came to a serializer of {s.spaces}; make another one with "
                     f"make_serializer({s.name!r}, episodes.spaces)")
 
+# %% ../../nbs/language/02_serializer.ipynb #c1b0d1bf
 def _round(s, field, x):
     "A column as it is after writing and reading."
     codecs, index = s.codecs[field]

@@ -7,12 +7,12 @@ Docs: https://ad-distill.github.io/ad_distill/rlhf/rollouts.html.md"""
 # %% auto #0
 __all__ = ['TEXT', 'NO_TEXT', 'Message', 'Rollout', 'message_of', 'message_text', 'conversation_text', 'token_spaces',
            'text_spaces', 'is_token_form', 'is_text_form', 'token_states', 'token_columns', 'token_episode',
-           'episode_tokens', 'text_array', 'text_history', 'save_tokenizer', 'store_tokenizer', 'text_store',
-           'token_store']
+           'episode_tokens', 'text_array', 'text_history', 'written_history', 'save_tokenizer', 'store_tokenizer',
+           'text_store', 'token_store']
 
 # %% ../../nbs/rlhf/02_rollouts.ipynb #db3527d0
 import json, math, os, shutil, zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from string import printable
@@ -302,20 +302,27 @@ def text_history(
     tokenizer: Any,  # that its tokens are of
 ) -> History:  # one transition a rollout
     "The same rollouts as text."
-    return _text_history(history, _Decoder(tokenizer))
+    decode = _Decoder(tokenizer)
+    return written_history(history, decode, decode)
 
-def _text_history(history, decode):
+def written_history(
+    history: History,  # in token form
+    write_prompts: Callable[[list[np.ndarray]], np.ndarray],  # n rows of tokens -> (n,) texts
+    write_completions: Callable[[list[np.ndarray]], np.ndarray],  # the same for completions, end tokens included
+    spaces: Spaces = text_spaces(),  # of the texts
+) -> History:  # one transition a rollout
+    "The same rollouts as text, by whoever can write it."
     _need_tokens(history.spaces, f"the history of {history.source['name']}")
     _need_length(history.lengths)
     c, starts = history.columns, history.starts
     last = starts + history.lengths - 1  # (e,)
     def sums(x): return np.add.reduceat(x.astype(np.float64), starts)  # (rows,) -> (e,)
     columns = dict(
-        state=decode(_prompts(history)), action=decode(np.split(c["action"], starts[1:])),
+        state=write_prompts(_prompts(history)), action=write_completions(np.split(c["action"], starts[1:])),
         reward=sums(c["reward"]), logprob=np.minimum(sums(c["logprob"]), 0),
         terminated=c["terminated"][last], truncated=c["truncated"][last])
     one_each = np.ones(len(history), np.int32)  # transitions of an episode
-    return History(columns, one_each, text_spaces(), history.task, history.source, history.seed, history.versions)
+    return History(columns, one_each, spaces, history.task, history.source, history.seed, history.versions)
 
 def _need_length(lengths):
     if (lengths > 0).all(): return
@@ -379,13 +386,13 @@ def _write_texts(store, final, info):
         for i, history in enumerate(store): writer.put(i, write(history))
 
 def _text_of(store):
-    "What makes text of a history of a store, and the spaces of that; a task may have a way of its own."
+    "What makes text of a history of a store, and the spaces of that; a task may write its own tokens itself."
     said = store.info.get("task") or {}
     if hasattr(TASKS.get(said.get("name")), "write_history"):
-        task = named_task({"task": {"params": {}, **said}}, f"the store {store.path}").view("language")
-        if task.text != "sentences": return task.write_history, task.spaces
+        task = named_task({"task": {"params": {}, **said}}, f"the store {store.path}")
+        if store.spaces == task.spaces: return task.write_history, task.view("language").spaces
     decode = _Decoder(store_tokenizer(store))
-    return (lambda history: _text_history(history, decode)), text_spaces()
+    return (lambda history: written_history(history, decode, decode)), text_spaces()
 
 def _mark(store):
     "What changes whenever a store does."

@@ -7,6 +7,7 @@ the outcome and a word for what was changed. Outcomes: "right" (what came is wha
 import argparse
 import collections
 import json
+import math
 import os
 import resource
 import shutil
@@ -45,6 +46,22 @@ def campaign(one, seed, count, memory=MEMORY, at_once=100):
     "(seed, outcome, what was changed) of each variant."
     seeds = list(range(seed * 1_000_000, seed * 1_000_000 + count))
     return [x for i in range(0, count, at_once) for x in chunk(one, seeds[i : i + at_once], memory)]
+
+
+def places(d, at=()):
+    "Every place in nested JSON."
+    if at:
+        yield at
+    for k, x in d.items() if isinstance(d, dict) else enumerate(d) if isinstance(d, list) else ():
+        yield from places(x, (*at, k))
+
+
+def picked(rng, d, depth=math.inf):
+    "What holds some value of nested JSON, and the steps to that value, at most `depth`."
+    *way, last = rng.choice([at for at in places(d) if len(at) <= depth])
+    for k in way:
+        d = d[k]
+    return d, (*way, last)
 
 
 def main(one, doc, memory=MEMORY):

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from harness import main
+from harness import main, picked
 
 from ad_distill.logs.importing import import_log
 from ad_distill.registry import UserError
@@ -33,21 +33,11 @@ def trl_log():
     return pq.read_table(file).slice(0, 8).drop_columns(["short"]).to_pydict()
 
 
-def places(d, at=()):
-    if at:
-        yield at
-    for k, x in d.items() if isinstance(d, dict) else enumerate(d) if isinstance(d, list) else ():
-        yield from places(x, (*at, k))
-
-
 def edit(rng, d):
     "Change or remove one value, near the top more often than by chance."
     d = copy.deepcopy(d)
     depth = rng.randrange(1, 6)
-    *way, last = rng.choice([p for p in places(d) if len(p) <= depth])
-    inner = d
-    for k in way:
-        inner = inner[k]
+    inner, (*_, last) = picked(rng, d, depth)
     if rng.random() < 0.2:
         del inner[last]
     else:

@@ -6,7 +6,7 @@ import json, os, random, shutil, traceback, warnings
 
 import h5py, minari, numpy as np
 from gymnasium.spaces import Box, Dict, Discrete, Text, Tuple
-from harness import main
+from harness import main, picked
 from minari.data_collector import EpisodeBuffer
 
 from ad_distill.data.minari import from_minari, to_minari
@@ -74,21 +74,10 @@ def ours(work, spaces, data_format):
     return work / "a-v0" / "data"
 
 
-def places(d, at=()):
-    "Every place in nested JSON."
-    if at:
-        yield at
-    for k, x in d.items() if isinstance(d, dict) else enumerate(d) if isinstance(d, list) else ():
-        yield from places(x, (*at, k))
-
-
 def edit_json(rng, text):
     "Change one thing in JSON; where it holds JSON as text, often in there."
     d = json.loads(text)
-    *way, last = rng.choice(list(places(d)))
-    inner = d
-    for k in way:
-        inner = inner[k]
+    inner, (*way, last) = picked(rng, d)
     x = inner[last]
     if isinstance(x, str) and x.startswith("{") and rng.random() < 0.8:
         inner[last] = edit_json(rng, x)[0]

@@ -6,7 +6,7 @@ import json, random, shutil, traceback, warnings
 
 import numpy as np
 from gymnasium.spaces import Box, Discrete, MultiDiscrete, Text
-from harness import main
+from harness import main, picked
 
 from ad_distill.data.store import Store, StoreWriter
 from ad_distill.registry import UserError
@@ -43,20 +43,9 @@ def make(path, spaces, n=4):
         writer.put(n + 1, history(n + 1, spaces))
 
 
-def places(d, at=()):
-    "Every place in nested JSON."
-    if at:
-        yield at
-    for k, x in d.items() if isinstance(d, dict) else enumerate(d) if isinstance(d, list) else ():
-        yield from places(x, (*at, k))
-
-
 def edit_json(rng, text):
     d = json.loads(text)
-    *way, last = rng.choice(list(places(d)))
-    inner = d
-    for k in way:
-        inner = inner[k]
+    inner, (*_, last) = picked(rng, d)
     kind = rng.randrange(5)
     if kind == 0:
         del inner[last]

@@ -88,7 +88,7 @@ def read_choices(
 def _choices_of(words):
     if len(words) != len(_READ): return None
     found = [known.get(word, -1) for known, word in zip(_READ, words)]
-    return found if min(found) >= 0 and found[1] and found[3] else None  # verb and noun must be there
+    return found if (found >= MUST).all() else None
 
 # %% ../../../nbs/rlhf/06_story_choices.ipynb #4fd2a6be
 def chosen(

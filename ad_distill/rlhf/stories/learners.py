@@ -1,4 +1,4 @@
-"""What a sceptic would try in place of a language model: copying the best, climbing, recombining, Thompson sampling; each is a source, too
+"""What a sceptic would try in place of a language model: copying, climbing, recombining, Thompson sampling
 
 Docs: https://ad-distill.github.io/ad_distill/rlhf/story_learners.html.md"""
 

@@ -22,8 +22,8 @@ from gymnasium.spaces import Text
 from ...data.store import Store
 from ...registry import UserError, nearest
 from ..rollouts import (
-    NO_TEXT, TEXT, is_text_form, text_array, text_history, text_spaces, token_spaces)
-from .choices import choice_ids, choices_text, chosen, read_choices
+    NO_TEXT, TEXT, is_text_form, text_array, text_spaces, token_spaces, written_history)
+from .choices import MUST, choice_ids, choices_text, chosen, read_choices
 from ad_distill.rlhf.stories.grammar import (
     EOS, KINDS, MAX_TOKENS, PAD, PROMPT_LENGTH, VOCABULARY, WORD_ID, StoryRewards, completion_ids, is_story, prompt_ids,
     story_text, word_ids)
@@ -378,7 +378,7 @@ def write_stories(self: StoryTask,
     "Completions as this task writes them. As words, what is no sentence of the grammar pays nothing: it has no verb."
     if self.text == "sentences": return [story_text(ids) for ids in completions]
     choices, read = chosen(completions)
-    choices[~read, 1] = 0
+    choices[~read, MUST.argmax()] = 0
     return choices_text(choices)
 
 @patch
@@ -398,10 +398,14 @@ def write_history(self: StoryTask,
     history: History,  # of this task, in token form
 ) -> History:  # one transition a rollout
     "The same rollouts as text of this task."
-    made, texts = text_history(history, self.tokenizer()), self.view("language")
-    prompts, completions = _written(self, history)
-    columns = {"state": text_array(self.write_prompts(prompts)), "action": text_array(self.write_stories(completions))}
-    return replace(made, columns={**made.columns, **columns}, spaces=texts.spaces)
+    def prompts(rows): return text_array(self.write_prompts(np.stack(rows)))
+    def stories(rows): return text_array(self.write_stories(_padded(rows)))
+    return written_history(history, prompts, stories, self.view("language").spaces)
+
+def _padded(rows):  # n rows of ids -> (n, MAX_TOKENS)
+    out = np.full((len(rows), MAX_TOKENS), PAD)
+    for place, row in zip(out, rows): place[:len(row)] = row
+    return out
 
 # %% ../../../nbs/rlhf/07_story_task.ipynb #6b1f2e0e
 @patch
@@ -415,9 +419,7 @@ def _written(task, history):
     "Prompts (e, 6) and completions (e, l) of a history in either form."
     states, actions = history.columns["state"], history.columns["action"]
     if is_text_form(history.spaces): return task.read_prompts(states.tolist()), task.read_stories(actions.tolist())
-    completions = np.full((len(history), MAX_TOKENS), PAD)
-    completions[np.arange(MAX_TOKENS) < history.lengths[:, None]] = actions
-    return states[history.starts, :-1], completions
+    return states[history.starts, :-1], _padded(np.split(actions, history.starts[1:]))
 
 # %% ../../../nbs/rlhf/07_story_task.ipynb #aec3527f
 def story_tokenizer() -> Any:
