@@ -6,8 +6,8 @@ Docs: https://ad-distill.github.io/ad_distill/trajectory.html.md"""
 
 # %% auto #0
 __all__ = ['COLUMNS', 'LOGPROB_SLACK', 'int_bounds', 'column_dtype', 'space_to_json', 'space_from_json', 'space_str', 'Spaces',
-           'check_values', 'frozen', 'check_columns', 'trusted', 'same_arrays', 'html_table', 'Transition',
-           'Trajectory', 'versions', 'plain_json', 'History']
+           'check_values', 'frozen', 'RolloutStates', 'rollout_states', 'is_token_form', 'check_columns', 'trusted',
+           'same_arrays', 'html_table', 'Transition', 'Trajectory', 'versions', 'plain_json', 'History']
 
 # %% ../nbs/00_trajectory.ipynb #ee679b0f
 import functools, html, json, math, operator, platform
@@ -298,9 +298,106 @@ def frozen(
     x: np.ndarray,  # any array
 ) -> np.ndarray:
     "A read-only view of `x`."
+    if isinstance(x, RolloutStates): return x
     x = x.view()
     x.flags.writeable = False
     return x
+
+# %% ../nbs/00_trajectory.ipynb #494dcf39
+class RolloutStates(np.lib.mixins.NDArrayOperatorsMixin):
+    "States of rollouts as tokens, each prompt held once; reads like the array (t, room + 1) that they are."
+    def __init__(self,
+        prompts: np.ndarray,  # (tokens,) of all prompts, end to end
+        ends: np.ndarray,  # (e + 1,) where the prompt of each episode begins in them, and where the last one ends
+        starts: np.ndarray,  # (e,) the row at which each episode begins
+        action: np.ndarray,  # (t,) tokens that were written
+        room: int,  # most tokens of a prompt
+        fill: int,  # stands where there is no token: how many tokens there are
+    ):
+        self.prompts, self.ends, self.starts, self.action = prompts, ends, starts, action
+        self.room, self.fill = room, fill
+        self.dtype = column_dtype(Discrete(fill + 1))
+        self.shape, self.ndim = (len(action), room + 1), 2
+
+    def __len__(self) -> int: return len(self.action)
+
+    def __array__(self, dtype=None, copy=None): return self[:].astype(dtype or self.dtype, copy=False)
+
+    def __array_ufunc__(self, ufunc, method, *inputs, **kwargs):
+        inputs = [np.asarray(x) if isinstance(x, RolloutStates) else x for x in inputs]
+        return getattr(ufunc, method)(*inputs, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"): raise AttributeError(name)
+        return getattr(np.asarray(self), name)  # what only an array has
+
+# %% ../nbs/00_trajectory.ipynb #788dc1cf
+@patch
+def __getitem__(self: RolloutStates, key):
+    rows, *rest = key if isinstance(key, tuple) else (key,)
+    rows = np.arange(*rows.indices(len(self))) if isinstance(rows, slice) else np.arange(len(self))[rows]
+    states = self._dense(rows.ravel()).reshape(*rows.shape, self.room + 1)  # (*rows, room + 1)
+    return states[(..., *rest)] if rest else states
+
+@patch
+def _dense(self: RolloutStates, rows):
+    "(n, room + 1): the states at some rows."
+    episode = np.searchsorted(self.starts, rows, "right") - 1  # (n,)
+    there, which = np.unique(episode, return_inverse=True)  # (u,), (n,)
+    states = np.empty((len(rows), self.room + 1), self.dtype)  # (n, room + 1)
+    states[:, :-1] = self.padded(there)[which]
+    states[:, -1] = np.where(rows == self.starts[episode], self.fill, self.action[rows - 1])
+    return states
+
+@patch
+def padded(self: RolloutStates,
+    episodes: np.ndarray,  # (u,) numbers of episodes
+) -> np.ndarray:  # (u, room)
+    "Their prompts, filled behind."
+    begin = self.ends[episodes].astype(np.int64)  # (u,)
+    counts = self.ends[episodes + 1] - begin  # (u,)
+    place = np.arange(self.room)  # (room,)
+    there = place < counts[:, None]  # (u, room)
+    out = np.full(there.shape, self.fill, self.dtype)
+    out[there] = self.prompts[(begin[:, None] + place)[there]]
+    return out
+
+# %% ../nbs/00_trajectory.ipynb #1866010a
+def rollout_states(
+    state: np.ndarray,  # (t, room + 1) in token form
+    action: np.ndarray,  # (t,)
+    lengths: np.ndarray,  # (e,) transitions of each episode
+    fill: int,  # how many tokens there are
+) -> RolloutStates:
+    "The same states with each prompt once; `UserError` where a state is not its prompt and the token before."
+    if isinstance(state, RolloutStates): return state
+    starts = np.cumsum(lengths, dtype=np.int64) - lengths  # (e,)
+    full = lengths > 0
+    prompts = np.full((len(lengths), state.shape[1] - 1), fill, state.dtype)  # (e, room)
+    prompts[full] = state[starts[full], :-1]
+    there = prompts < fill  # (e, room)
+    ends = np.append(0, np.cumsum(there.sum(1)))  # (e + 1,)
+    found = RolloutStates(prompts[there].astype(np.int32), ends, starts, action, state.shape[1] - 1, fill)
+    for rows in (slice(i, i + 4096) for i in range(0, len(action), 4096)):
+        if np.array_equal(found[rows], state[rows]): continue
+        raise UserError("a state is not the prompt of its episode, filled behind, and the token before: "
+                        "rollouts in token form are, see ad_distill.rlhf.rollouts.token_columns")
+    return found
+
+def _check_column(name, x, space):
+    if not isinstance(x, RolloutStates): return check_values(name, x, space)
+    if x.shape[1:] == space.shape and x.fill + 1 == space.nvec[0]: return x
+    raise UserError(f"{name}: rollouts with room for {x.room} tokens of {x.fill} came, expected {space}")
+
+# %% ../nbs/00_trajectory.ipynb #eb2ddd48
+def is_token_form(
+    spaces: "Spaces",  # of a history or a store
+) -> bool:
+    "Whether a state is the tokens of a prompt and the token before, and an action the next token."
+    state, action = spaces.state, spaces.action
+    if not (isinstance(state, MultiDiscrete) and isinstance(action, Discrete)): return False
+    from_zero = not state.start.any() and action.start == 0
+    return bool(from_zero and state.nvec.ndim == 1 and state.nvec.size > 1 and (state.nvec == action.n + 1).all())
 
 # %% ../nbs/00_trajectory.ipynb #e881e5d1
 def check_columns(
@@ -310,7 +407,7 @@ def check_columns(
 ) -> dict[str, np.ndarray]:  # the six columns by name, read-only
     "All columns in their dtypes; `UserError` for the first rule that is broken."
     out = {}
-    for name in ("state", "action"): out[name] = check_values(name, columns[name], getattr(spaces, name))
+    for name in ("state", "action"): out[name] = _check_column(name, columns[name], getattr(spaces, name))
     for name in ("reward", "logprob"): out[name] = _known_or_nan(name, columns[name])
     if not isinstance(spaces.action, Box): _check_logprob(out["logprob"])
     for name in ("terminated", "truncated"): out[name] = _flags(name, columns[name])

@@ -360,7 +360,8 @@ writes_option = pairs_option("-z", "writes", what="Setting of the serializer")
 
 def _as_text(store):
     "The text form of a store of rollouts as tokens; any other store as it is."
-    from ad_distill.rlhf.rollouts import is_token_form, text_store
+    from ad_distill.rlhf.rollouts import text_store
+    from ad_distill.trajectory import is_token_form
     if not is_token_form(store.spaces): return store
     made_from = TASKS.get((store.info.get("task") or {}).get("name"))
     has_tokenizer = (store.path / "tokenizer").is_dir() or hasattr(made_from, "tokenizer")

@@ -16,9 +16,10 @@ from pathlib import Path
 import numpy as np, pyarrow as pa
 from fastcore.basics import patch
 
-from .store import StoreWriter, about_history, column_offsets, history_schema, index_entry, write_at
+from .store import (
+    StoreWriter, about_history, column_offsets, index_entry, prompt_lists, prompts_once, write_at)
 from ..registry import UserError
-from ..trajectory import History
+from ..trajectory import History, RolloutStates
 
 # %% ../../nbs/data/02_streamed.ipynb #e36a32d5
 _MOST_TEXT = 2 ** 31 - 1  # bytes of text in a column: Arrow counts them in 32 bits
@@ -32,23 +33,38 @@ class _ColumnFiles:
     def add(self, history):
         "The next piece."
         for name, x in history.columns.items():
-            append = self._append_texts if x.dtype == object else self._append
-            if len(x): append(name, x)
+            if len(x): self._how(name, x)(name, x)
         self.lengths.append(history.lengths)
         self.about = about_history(history)
 
-    def _append(self, name, data):
-        data = memoryview(np.ascontiguousarray(data)).cast("B")
-        with open(self.folder / name, "ab") as f: f.write(data)
-        self.bytes[name] += len(data)
+    def _how(self, name, x):
+        if isinstance(x, RolloutStates): return self._append_prompts
+        return self._append_texts if x.dtype == object else self._append
 
-    def _append_texts(self, name, x):
-        letters = [text.encode() for text in x]
-        ends = np.cumsum([len(text) for text in letters]) + self.bytes[name]  # (t,) in bytes
-        if ends[-1] > _MOST_TEXT:
-            raise UserError("a run with more than 2 GB of text came; a history cannot hold that: split the log")
-        if any(letters): self._append(name, np.frombuffer(b"".join(letters), np.uint8))
-        self._append(f"{name}.ends", ends.astype(np.int32))
+    def _append_prompts(self, name, states):
+        before = self.bytes[name] // 4
+        if before + len(states.prompts) > _MOST_TEXT:
+            raise UserError("a run with more than 2 billion tokens of prompts came; a history cannot hold that: "
+                            "split the log")
+        ends = prompt_lists(states).offsets.to_numpy()[1:] + np.int32(before)  # (t,)
+        if len(states.prompts): self._append(name, states.prompts.astype(np.int32))
+        self._append(f"{name}.ends", ends)
+
+# %% ../../nbs/data/02_streamed.ipynb #4a7de9e0
+@patch
+def _append(self: _ColumnFiles, name, data):
+    data = memoryview(np.ascontiguousarray(data)).cast("B")
+    with open(self.folder / name, "ab") as f: f.write(data)
+    self.bytes[name] += len(data)
+
+@patch
+def _append_texts(self: _ColumnFiles, name, x):
+    letters = [text.encode() for text in x]
+    ends = np.cumsum([len(text) for text in letters]) + self.bytes[name]  # (t,) in bytes
+    if ends[-1] > _MOST_TEXT:
+        raise UserError("a run with more than 2 GB of text came; a history cannot hold that: split the log")
+    if any(letters): self._append(name, np.frombuffer(b"".join(letters), np.uint8))
+    self._append(f"{name}.ends", ends.astype(np.int32))
 
 # %% ../../nbs/data/02_streamed.ipynb #0b8719ca
 @patch
@@ -63,6 +79,9 @@ def _array(self: _ColumnFiles, name, kind, rows, maps):
     if pa.types.is_fixed_size_list(kind):
         inner = self._array(name, kind.value_type, rows * kind.list_size, maps)
         return pa.FixedSizeListArray.from_arrays(inner, kind.list_size)
+    if pa.types.is_list(kind):
+        inner = self._array(name, kind.value_type, self.bytes[name] // 4, maps)
+        return pa.Array.from_buffers(kind, rows, [None, self._text_offsets(name)], children=[inner])
     offsets = [self._text_offsets(name)] if pa.types.is_string(kind) else []
     return pa.Array.from_buffers(kind, rows, [None, *offsets, self._mapped(name, maps)])
 
@@ -128,10 +147,10 @@ class StreamedWriter(StoreWriter):
         folder: str | Path,  # for temporary files, as large as the history; made and removed
     ) -> None:
         "Append a history."
-        folder, schema = Path(folder), history_schema(self.spaces)
+        folder = Path(folder)
         folder.mkdir()
         try:
             columns = _ColumnFiles(folder)
-            for piece in pieces: columns.add(piece)
-            self.append(lambda fd, at: columns.write(schema, fd, at))
+            for piece in pieces: columns.add(prompts_once(piece) if self.once else piece)
+            self.append(lambda fd, at: columns.write(self.schema, fd, at))
         finally: shutil.rmtree(folder)

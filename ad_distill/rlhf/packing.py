@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from fastcore.basics import patch
 
-from ..data.store import at_ends, text_array
+from ..data.store import at_ends, holds_prompts_once, text_array
 from .rollouts import Rollout
 from .rollouts import token_states
-from ..trajectory import History, Spaces, column_dtype
+from ..trajectory import History, RolloutStates, Spaces, column_dtype
 
 # %% ../../nbs/rlhf/03_packing.ipynb #de54a4a8
 _HELD = 2 ** 20  # numbers of a column that are held in memory
@@ -85,7 +85,8 @@ def add(self: PackedRollouts,
 
 def _result(r):
     score = math.nan if r.score is None else r.score
-    return dict(score=array("d", [score]), paid=array("f", r.scores or ()), ended=array("b", [r.ended]))
+    ended = -1 if r.ended is None else r.ended
+    return dict(score=array("d", [score]), paid=array("f", r.scores or ()), ended=array("b", [ended]))
 
 def _texts(r):
     prompt, completion = (array("B", x.encode()) for x in (r.prompt, r.completion))
@@ -125,6 +126,7 @@ def _ends(counts): return np.append(0, np.cumsum(counts, dtype=np.int64))  # (n,
 def _bytes_before(packed, ends, spaces):
     "(n + 1,): bytes of states (of text) before each rollout."
     if packed.text: return ends["prompt"] + ends["token"]
+    if holds_prompts_once(spaces): return 4 * (ends["prompt"] + ends["token"])
     return ends["token"] * (spaces.state.nvec.size * column_dtype(spaces.state).itemsize)
 
 # %% ../../nbs/rlhf/03_packing.ipynb #7e116e56
@@ -158,10 +160,10 @@ def _padded(flat, counts, shape, fill):
 
 def _token_columns(piece, spaces):
     "Columns and lengths of a history in token form, from packed ones."
-    lengths, ended = piece["token_n"], piece["ended"].astype(bool)  # (e,)
+    lengths, ended = piece["token_n"], piece["ended"]  # (e,) each
     state, action = _states(piece, spaces)
     columns = dict(state=state, action=action, reward=_rewards(piece), logprob=piece["logprob"],
-                   terminated=at_ends(ended, lengths), truncated=at_ends(~ended, lengths))
+                   terminated=at_ends(ended == 1, lengths), truncated=at_ends(ended == 0, lengths))
     return columns, lengths
 
 def _states(piece, spaces):
@@ -169,6 +171,9 @@ def _states(piece, spaces):
     kind, vocab = column_dtype(spaces.state), int(spaces.action.n)
     lengths, action = piece["token_n"], piece["token"].astype(kind)
     shape = len(lengths), spaces.state.nvec.size - 1
+    if holds_prompts_once(spaces):
+        starts = np.cumsum(lengths, dtype=np.int64) - lengths  # (e,)
+        return RolloutStates(piece["prompt"], _ends(piece["prompt_n"]), starts, action, shape[1], vocab), action
     prompts = _padded(piece["prompt"], piece["prompt_n"], shape, vocab).astype(kind)  # (e, p)
     return token_states(prompts, action, lengths, vocab), action
 
@@ -188,8 +193,8 @@ def _decoded(data, counts):
 
 def _text_columns(piece, spaces):
     "Columns and lengths of a history in text form, one row a rollout."
-    ended = piece["ended"].astype(bool)  # (e,)
+    ended = piece["ended"]  # (e,)
     prompts, completions = (_decoded(piece[k], piece[f"{k}_n"]) for k in ("prompt", "token"))  # (e,)
     columns = dict(state=prompts, action=completions, reward=piece["score"].astype(np.float32),
-                   logprob=piece["logprob"], terminated=ended, truncated=~ended)
+                   logprob=piece["logprob"], terminated=ended == 1, truncated=ended == 0)
     return columns, np.ones(len(ended), np.int32)

@@ -6,8 +6,8 @@ Docs: https://ad-distill.github.io/ad_distill/rlhf/rollouts.html.md"""
 
 # %% auto #0
 __all__ = ['TEXT', 'NO_TEXT', 'Message', 'Rollout', 'message_of', 'message_text', 'conversation_text', 'token_spaces',
-           'text_spaces', 'is_token_form', 'is_text_form', 'token_states', 'token_columns', 'token_episode',
-           'episode_tokens', 'text_array', 'text_history', 'written_history', 'save_tokenizer', 'store_tokenizer',
+           'text_spaces', 'is_text_form', 'token_states', 'token_columns', 'token_episode', 'episode_tokens',
+           'token_history', 'text_array', 'text_history', 'written_history', 'save_tokenizer', 'store_tokenizer',
            'text_store', 'token_store']
 
 # %% ../../nbs/rlhf/02_rollouts.ipynb #db3527d0
@@ -22,10 +22,10 @@ import numpy as np
 from fastcore.basics import patch
 from gymnasium.spaces import Discrete, MultiDiscrete, Text
 
-from ..data.store import Store, StoreWriter, write_aside
+from ..data.store import Store, StoreWriter, at_ends, write_aside
 from ..registry import TASKS, UserError, reason
 from ..tasks.core import named_task
-from ..trajectory import History, Spaces, Trajectory
+from ..trajectory import History, RolloutStates, Spaces, Trajectory, column_dtype, is_token_form
 
 # %% ../../nbs/rlhf/02_rollouts.ipynb #4d5a9274
 @dataclass(slots=True)
@@ -49,7 +49,7 @@ class Rollout:
     prompt_ids: list[int] | None = None  # (p,) tokens; None: the log holds text only
     completion_ids: list[int] | None = None  # (n,) tokens, with the one that ends it if the model wrote it
     score: float = math.nan  # raw, before any scaling or penalty; NaN: not known
-    ended: bool = True  # whether the model ended it by itself; False: cut off by a limit of length
+    ended: bool | None = True  # by the model itself; False: cut off by a limit of length; None: the log does not say
     logprobs: list[float] | None = None  # (n,) of each token under the policy that wrote it
     values: list[float] | None = None  # (n,) estimates of the critic
     penalties: list[float] | None = None  # (n,) KL penalty of each token; NaN: the log does not tell it from the score
@@ -173,15 +173,6 @@ def text_spaces() -> Spaces:
     return Spaces(TEXT, TEXT)
 
 # %% ../../nbs/rlhf/02_rollouts.ipynb #72337eed
-def is_token_form(
-    spaces: Spaces,  # of a history or a store
-) -> bool:
-    "Whether these are spaces of `token_spaces`."
-    state, action = spaces.state, spaces.action
-    if not (isinstance(state, MultiDiscrete) and isinstance(action, Discrete)): return False
-    from_zero = not state.start.any() and action.start == 0
-    return bool(from_zero and state.nvec.size > 1 and (state.nvec == action.n + 1).all())
-
 def is_text_form(
     spaces: Spaces,  # of a history or a store
 ) -> bool:
@@ -269,6 +260,30 @@ def episode_tokens(
     prompt = trajectory.state[0, :-1].astype(np.int64)  # (p,)
     prompt = prompt[prompt < trajectory.spaces.action.n]  # without what fills it
     return prompt, trajectory.action.astype(np.int64), trajectory.total, trajectory.logprob
+
+# %% ../../nbs/rlhf/02_rollouts.ipynb #7cecc501
+def token_history(
+    prompts: list[np.ndarray],  # e of them: (p,) tokens
+    completions: list[np.ndarray],  # e of them: (n,) tokens, at least one
+    scores: np.ndarray,  # (e,) of each rollout; NaN: not known
+    logprobs: list[np.ndarray],  # e of them: (n,) of each token of the completion
+    ended: np.ndarray,  # (e,) bool: by the model itself; others were cut off
+    spaces: Spaces,  # from `token_spaces`
+    **about: Any,  # task, source, seed, versions
+) -> History:  # one episode a rollout
+    "Rollouts in token form, as a history."
+    for p, c, logprob in zip(prompts, completions, logprobs): _check_rollout(p, c, spaces, logprobs=logprob)
+    lengths = np.array([len(c) for c in completions], np.int32)  # (e,)
+    starts, ended = np.cumsum(lengths, dtype=np.int64) - lengths, np.asarray(ended, bool)  # (e,) each
+    action = np.concatenate(completions).astype(column_dtype(spaces.action))  # (t,)
+    ends = np.append(0, np.cumsum([len(p) for p in prompts]))  # (e + 1,)
+    flat = np.concatenate(prompts).astype(np.int32)
+    states = RolloutStates(flat, ends, starts, action, spaces.state.nvec.size - 1, int(spaces.action.n))
+    columns = dict(
+        state=states, action=action, reward=at_ends(np.asarray(scores, np.float32), lengths),
+        logprob=np.concatenate(logprobs).astype(np.float32),
+        terminated=at_ends(ended, lengths), truncated=at_ends(~ended, lengths))
+    return History(columns, lengths, spaces, **about)
 
 # %% ../../nbs/rlhf/02_rollouts.ipynb #16ccf6e0
 class _Decoder:
