@@ -7,7 +7,8 @@ Docs: https://ad-distill.github.io/ad_distill/data/store.html.md"""
 # %% auto #0
 __all__ = ['FORMAT', 'VERSION', 'ONCE', 'ABOUT', 'history_schema', 'holds_prompts_once', 'prompt_lists', 'prompts_once',
            'history_batch', 'text_array', 'at_ends', 'column_offsets', 'index_entry', 'about_history', 'refuse_link',
-           'write_aside', 'new_folder', 'StoreFull', 'write_at', 'StoreWriter', 'Store', 'copy_beside']
+           'write_aside', 'new_folder', 'StoreFull', 'write_at', 'StoreWriter', 'settle', 'GrowingHistory', 'Store',
+           'copy_beside']
 
 # %% ../../nbs/data/01_store.ipynb #1b47e276
 import contextlib, errno, itertools, json, math, mmap, operator, os, re, shutil, time, warnings, weakref, zlib
@@ -49,7 +50,7 @@ def history_schema(
                  logprob=pa.float32(), terminated=pa.uint8(), truncated=pa.uint8())
     return pa.schema([(k, kinds[k]) for k in COLUMNS])
 
-# %% ../../nbs/data/01_store.ipynb #96221e70
+# %% ../../nbs/data/01_store.ipynb #235ac2e9
 _WIDE = 32  # numbers of a state; in narrower ones a prompt may as well be repeated
 
 def holds_prompts_once(
@@ -356,6 +357,8 @@ class StoreFull(OSError):
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # disk, quota, file-size limit
 
+_writers = weakref.WeakSet()  # those that are open
+
 @contextlib.contextmanager
 def _room(path, doing):
     "Say clearly that the disk is full."
@@ -634,7 +637,7 @@ def _write_header(self: StoreWriter):
     with write_aside(self.path / "store.json", sync=True) as work:
         work.write_text(json.dumps(header, indent=2) + "\n")
 
-# %% ../../nbs/data/01_store.ipynb #3268ac11
+# %% ../../nbs/data/01_store.ipynb #c5421a40
 def _fits_room(spaces, wider):
     "Whether both are of rollouts of the same tokens, and prompts of the first fit in the second."
     alike = is_token_form(spaces) and is_token_form(wider) and spaces.action == wider.action
@@ -824,6 +827,147 @@ _PART = re.compile(r"[0-9]{8,18}\.(part|tmp|part\.tmp)")  # what a writer leaves
 def _waits(self: StoreWriter, part):
     return part.suffix == ".part" and int(part.stem) >= self._n and _read_part(part)[0]
 
+# %% ../../nbs/data/01_store.ipynb #5a00dd1d
+@patch
+def _keep_first(self: StoreWriter, n):
+    "Drop all histories but the first `n`; the index first, so that a kill leaves bytes without a line."
+    self._n = n
+    self._set_end(list(_places(self.path))[:n])
+    os.ftruncate(self._index, self._index_end)
+    os.ftruncate(self._data, self._end)
+
+def _joined(pieces, spaces):
+    "Pieces of rollouts as one history, in spaces where their prompts have room."
+    states = [h.columns["state"] for h in pieces]
+    columns = {k: np.concatenate([h.columns[k] for h in pieces]) for k in COLUMNS[1:]}
+    lengths = np.concatenate([h.lengths for h in pieces])  # (e,)
+    ends = np.append(0, np.cumsum(np.concatenate([np.diff(s.ends) for s in states])))  # (e + 1,)
+    starts = np.cumsum(lengths, dtype=np.int64) - lengths  # (e,)
+    prompts = np.concatenate([s.prompts[s.ends[0]:s.ends[-1]] for s in states])
+    room, fill = spaces.state.nvec.size - 1, int(spaces.action.n)
+    columns["state"] = RolloutStates(prompts, ends, starts, columns["action"], room, fill)
+    about = {**about_history(pieces[0]), "source": _without_place(pieces[0].source)}
+    columns = {k: frozen(columns[k]) for k in COLUMNS}
+    return trusted(History, columns=columns, lengths=frozen(lengths), spaces=spaces, **about)
+
+def _without_place(source): return {k: v for k, v in source.items() if k != "at"}
+
+# %% ../../nbs/data/01_store.ipynb #39eb0e05
+def _writer_of(path, spaces):
+    "A writer that goes on with a store, in spaces as wide as both."
+    there, info, once = _read_header(path)
+    return StoreWriter(path, there if _fits_room(spaces, there) else spaces, info, once)
+
+def settle(
+    path: str | Path,  # directory of a store
+) -> bool:  # whether something was appended
+    "Append to a store the history that grew beside it, unless it is still growing."
+    path = Path(path)
+    if not (path / "growing" / "store.json").exists(): return False
+    growing = StoreWriter(path / "growing", *_read_header(path / "growing"))
+    try: growing.__enter__()
+    except UserError as e:
+        if isinstance(e.__cause__, BlockingIOError): return False
+        raise
+    try:
+        if len(growing): _append_grown(path, Store.open(growing.path))
+        old = path / f"growing.{os.getpid()}.tmp"
+        os.replace(growing.path, old)
+    finally: growing._close()
+    shutil.rmtree(old)
+    return True
+
+# %% ../../nbs/data/01_store.ipynb #0edfef51
+def _append_grown(path, pieces):
+    run, n = pieces.info["run"], pieces.info["n"]
+    places = [[h.source["at"], len(h)] for h in pieces]
+    with _writer_of(path, pieces.spaces) as writer:
+        whole = _joined(list(pieces), writer.spaces)
+        if len(writer) > n and _is_of(Store.open(path)._about(n), whole): writer._keep_first(n)
+        n = len(writer)
+        writer.put(n, whole)
+    with write_aside(path / "growing.json", sync=True) as work:
+        work.write_text(json.dumps({"run": run, "n": n, "pieces": places}))
+
+def _is_of(about, history): return all(about[k] == getattr(history, k) for k in ("task", "source", "seed"))
+
+def _settle_or_warn(path):
+    "Complete a store before it is read; what stands in the way is said."
+    if not (path / "growing").is_dir() or path.is_symlink(): return
+    try:
+        if os.access(path, os.W_OK): return settle(path)
+        why = "it cannot be written to"
+    except (UserError, OSError) as e: why = str(e)
+    warnings.warn(f"{path}/growing holds a history that is not in the store yet: {why}")
+
+# %% ../../nbs/data/01_store.ipynb #e399a759
+def _grown(path):
+    "What growing.json says of the history that grew last: {run, n, pieces}."
+    try: return json.loads((path / "growing.json").read_bytes())
+    except (OSError, ValueError): return {}
+
+def _take_back(path, run, at):
+    "Let the last history of a store grow again, up to a place, if it is of that run."
+    said, store = _grown(path), Store.open(path)
+    if said.get("run") != run or said["n"] != len(store) - 1: return
+    history, begin, info = prompts_once(store[-1]), 0, {"run": run, "n": said["n"]}
+    with write_aside(path / "growing") as work, StoreWriter(work, store.spaces, info, once=True) as writer:
+        for place, n in said["pieces"]:
+            if place >= at: break
+            piece = history[begin:begin + n]
+            writer.put(len(writer), _placed(piece, place))
+            begin += n
+    with _writer_of(path, store.spaces) as writer: writer._keep_first(said["n"])
+
+def _placed(history, at): return trusted(History, **{**history.__dict__, "source": {**history.source, "at": at}})
+
+# %% ../../nbs/data/01_store.ipynb #286f92a3
+class GrowingHistory:
+    "The next history of a store of rollouts as tokens, appended piece by piece; a kill loses at most a piece."
+    def __init__(self,
+        path: str | Path,  # of the store; made if there is none
+        spaces: Spaces,  # from `token_spaces`; longer prompts that come later make them wider
+        info: dict,  # what a new store says about itself
+        run: dict,  # plain JSON that tells runs apart
+        at: int = 0,  # place where the run goes on; 0: it begins
+    ):
+        self.path, folder = Path(path), Path(path) / "growing"
+        if not (self.path / "store.json").exists():
+            with StoreWriter(self.path, spaces, info, once=True): pass
+        goes_on = at > 0 and folder.is_dir() and _read_header(folder)[1]["run"] == run
+        if not goes_on: settle(self.path)
+        if at > 0 and not goes_on: _take_back(self.path, run, at)
+        self.writer = self._open(folder, spaces, run)
+        self._drop(at)
+
+# %% ../../nbs/data/01_store.ipynb #0165676e
+@patch
+def _open(self: GrowingHistory, folder, spaces, run):
+    if (folder / "store.json").exists(): return _writer_of(folder, spaces).__enter__()
+    info = {"run": run, "n": len(Store.open(self.path))}
+    return StoreWriter(folder, spaces, info, once=True).__enter__()
+
+@patch
+def _drop(self: GrowingHistory, at):
+    "Drop the pieces of an earlier attempt."
+    places = [entry["source"]["at"] for entry, _ in _entries(self.writer.path)]
+    self.writer._keep_first(sum(place < at for place in places))
+
+@patch
+def put(self: GrowingHistory,
+    piece: History,  # in token form, of the same task, source and seed as all others
+    at: int,  # place of the run; it never falls
+) -> None:
+    "Append some rollouts; they are safe when this returns."
+    self.writer.widen(piece.spaces)
+    self.writer.put(len(self.writer), _placed(prompts_once(piece), at))
+
+@patch
+def close(self: GrowingHistory) -> None:
+    "Append the history to the store."
+    self.writer.__exit__(None, None, None)
+    settle(self.path)
+
 # %% ../../nbs/data/01_store.ipynb #62e6c15e
 class Store:
     "Histories on disk. `Store.open` makes one; `store[i]` is a `History`; `gather` reads rows of many at once."
@@ -835,6 +979,7 @@ class Store:
         "The store in `path`, with the histories that are complete by now."
         self = cls.__new__(cls)
         self.path = Path(path)
+        _settle_or_warn(self.path)
         self.spaces, self.info, self.once = _read_header(self.path)
         self.schema, self._states = history_schema(self.spaces, self.once), {}
         self._read_index()
@@ -1029,7 +1174,7 @@ def _column(self: Store, name, i):
     if name in self._columns: return self._numbers(name, i)
     return self._rollout_states(i) if self.once else self._texts(name, i)
 
-# %% ../../nbs/data/01_store.ipynb #8e99ded8
+# %% ../../nbs/data/01_store.ipynb #d17c7e50
 @patch
 def _rollout_states(self: Store, i):
     "The states of history `i` where each prompt is held once; what was asked for lately is kept."
@@ -1127,7 +1272,7 @@ def _take(self: Store, name, history, row, run):
     got = _lumps(self._map, c.size * math.prod(runs), c.granule, at.ravel())  # (places,)
     return got.view(c.dtype).reshape(at.shape + runs + c.shape)
 
-# %% ../../nbs/data/01_store.ipynb #1ec6e6e0
+# %% ../../nbs/data/01_store.ipynb #8188e79f
 @patch
 def _take_states(self: Store, history, row, run):
     "States where each prompt is held once: those asked for are made."
