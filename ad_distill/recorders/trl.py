@@ -13,24 +13,25 @@ import math, random, tempfile, warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from inspect import iscoroutinefunction
+from inspect import iscoroutinefunction, signature
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from fastcore.basics import patch
 
-from ..data.store import StoreWriter
+from ..data.store import GrowingHistory
+from ..logs.importing import RolloutLog
 from ..logs.trl import weighted_score
 from ..registry import UserError
 from ..rlhf.stories.grammar import MAX_TOKENS
 from ..rlhf.stories.model import story_model_path
 from ..rlhf.stories.task import StoryTask
-from ..rlhf.rollouts import is_text_form, save_tokenizer, text_history, token_episode, token_spaces
+from ..rlhf.rollouts import is_text_form, save_tokenizer, text_history, token_history, token_spaces
 from ..rlhf.tasks import TextVectorEnv
 from ..sources.core import Source, register_source
 from ..tasks.core import Task, task_id
-from ..trajectory import History, Spaces
+from ..trajectory import History, Spaces, versions
 
 # %% ../../nbs/recorders/02_trl.ipynb #4b06733e
 def _padded(rows, device):
@@ -41,14 +42,29 @@ def _padded(rows, device):
     lengths = torch.tensor([len(row) for row in rows], device=device)  # (b,)
     return ids, torch.arange(ids.shape[1], device=device) < lengths[:, None]  # (b, l), (b, l)
 
-def _token_logprobs(model, rows, temperature):
-    "Log probability of each token after the first, given those before it."
+def _takes(model, name):
+    "Whether the forward pass of a model, or of the one in an adapter, takes an argument."
+    model = getattr(model, "module", model)
+    if hasattr(model, "get_base_model"): model = model.get_base_model()
+    return name in signature(model.forward).parameters
+
+def _logits(model, ids, mask, first):
+    "(b, l - first, vocabulary): what a model says after each token from `first` on; no others are computed, if it can."
+    import torch
+    fewer = {"logits_to_keep": ids.shape[1] - first} if _takes(model, "logits_to_keep") else {}
+    with torch.no_grad(): logits = model(input_ids=ids, attention_mask=mask.long(), **fewer).logits
+    return logits[:, first - ids.shape[1]:]
+
+def _token_logprobs(model, rows, starts, temperature):
+    "Log probability of each token from `starts` on, given those before it; a row at a time in float32."
     import torch
     ids, mask = _padded(rows, next(model.parameters()).device)  # (b, l)
-    with torch.no_grad(): logits = model(input_ids=ids, attention_mask=mask.long()).logits  # (b, l, vocabulary)
-    logits = logits[:, :-1].float() / temperature  # (b, l - 1, vocabulary)
-    chosen = logits.gather(2, ids[:, 1:, None])[..., 0]  # (b, l - 1)
-    return (chosen - logits.logsumexp(2)).clamp(max=0).cpu().numpy()  # (b, l - 1)
+    first, found = min(starts) - 1, []
+    for logits, row, start in zip(_logits(model, ids, mask, first), rows, starts):
+        z = logits[start - 1 - first:len(row) - 1 - first].float() / temperature  # (n, vocabulary)
+        chosen = z.gather(1, torch.tensor(row[start:], device=z.device)[:, None])[:, 0]  # (n,)
+        found.append((chosen - z.logsumexp(1)).clamp(max=0).cpu().numpy())
+    return found
 
 # %% ../../nbs/recorders/02_trl.ipynb #98e0271e
 def completion_logprobs(
@@ -62,14 +78,18 @@ def completion_logprobs(
     if not all(prompts):
         raise UserError("an empty prompt came; a language model needs at least one token to begin with, "
                         "such as its bos token")
-    rows, found, was_training = [p + c for p, c in zip(prompts, completions)], [], model.training
+    rows, starts = [[*p, *c] for p, c in zip(prompts, completions)], [len(p) for p in prompts]
+    found, was_training = [], model.training
     model.eval()
     try:
-        for i in range(0, len(rows), batch): found += [*_token_logprobs(model, rows[i:i + batch], temperature)]
+        for i in range(0, len(rows), batch):
+            found += _token_logprobs(model, rows[i:i + batch], starts[i:i + batch], temperature)
     finally: model.train(was_training)
-    return [x[len(p) - 1:len(row) - 1] for x, p, row in zip(found, prompts, rows)]
+    return found
 
 # %% ../../nbs/recorders/02_trl.ipynb #c48f20db
+_KEPT = 4096  # rollouts that stay in memory where a store holds all of them
+
 class RecordedRollout(NamedTuple):
     "One rollout, as recorded."
     prompt_ids: list[int]
@@ -84,10 +104,11 @@ class RolloutRecorder:
         spaces: Spaces | None = None,  # of the history, for runs that share a store; default: as small as they can be
     ):
         self.spaces = spaces
-        self.rollouts = []  # what was recorded
+        self.rollouts = []  # what was recorded; where it goes to a store, the last 4,096
         self.trainer = None  # that is recorded
         self._functions = []  # the reward functions
         self._heard = {}  # what those of them said that were called for the present batch
+        self._path, self._about, self._growing = None, {}, None  # where the history goes, and what it says of itself
 
 @patch(as_prop=True)
 def updates(self: RolloutRecorder) -> int:
@@ -194,7 +215,9 @@ def _record(self: RolloutRecorder, rewards, prompts, completion_ids):
     scores = _scores(rewards, args.reward_weights)
     new = [RecordedRollout([*prompt], [*completion], float(score), logprob, updates)
            for prompt, completion, score, logprob in zip(ids, completion_ids, scores, logprobs)]
-    self.rollouts += _of_all_processes(new, trainer.accelerator)
+    new = _of_all_processes(new, trainer.accelerator)
+    self.rollouts += new
+    if self._path is not None and trainer.is_world_process_zero(): self._write(new)
 
 # %% ../../nbs/recorders/02_trl.ipynb #0e7bb360
 def end_tokens(
@@ -228,19 +251,28 @@ def trainer_id(
 
 # %% ../../nbs/recorders/02_trl.ipynb #a4b76839
 @patch
-def _episodes(self: RolloutRecorder, rollouts):
-    "Rollouts in token form."
+def _said(self: RolloutRecorder, task=None, source=None, seed=None):
+    "What a history says of itself."
+    if task is None: task = {"name": "rollout_log", "params": RolloutLog(reader="trl").params}
+    if source is None: source = trainer_id(self.trainer)
+    if seed is None: seed = self.trainer.args.seed
+    return dict(task={"instance": 0, **task}, source=source, seed=seed, versions=versions())
+
+@patch
+def _piece(self: RolloutRecorder, rollouts, about):
+    "Rollouts in token form, as a history."
     ends, spaces = end_tokens(self.trainer), self.spaces
     if spaces is None:
         longest = max(len(r.prompt_ids) for r in rollouts)
         spaces = token_spaces(vocab_size(self.trainer), longest)
-    for r in rollouts:
-        truncated = r.completion_ids[-1] not in ends
-        yield token_episode(r.prompt_ids, r.completion_ids, r.score, spaces, r.logprobs, truncated=truncated)
+    prompts, completions, scores, logprobs, _ = zip(*rollouts)
+    ended = [r.completion_ids[-1:] != [] and r.completion_ids[-1] in ends for r in rollouts]
+    rows = [[np.asarray(ids, np.int64) for ids in x] for x in (prompts, completions)]
+    return token_history(*rows, scores, logprobs, ended, spaces, **about)
 
 @patch
 def history(self: RolloutRecorder,
-    task: dict | None = None,  # {"name", "params", "instance"}; default: says that it comes from TRL
+    task: dict | None = None,  # {"name", "params", "instance"}; default: a log of which no reward is known
     source: dict | None = None,  # {"name", "params"}; default: the trainer and its main settings
     seed: int | None = None,  # default: the trainer's
     n: int | None = None,  # at most so many rollouts; default: all
@@ -249,39 +281,50 @@ def history(self: RolloutRecorder,
     if not self.rollouts:
         raise UserError("nothing was recorded: were the functions of `listen` given to the trainer, "
                         "and did it train inside `with recorder.record(trainer):`?")
-    if task is None: task = {"name": "trl", "params": {}, "instance": 0}
-    if source is None: source = trainer_id(self.trainer)
-    if seed is None: seed = self.trainer.args.seed
-    episodes = [*self._episodes(self.rollouts[:n])]
-    return History.from_episodes(episodes, task=task, source=source, seed=seed)
+    return self._piece(self.rollouts[:n], self._said(task, source, seed))
 
 # %% ../../nbs/recorders/02_trl.ipynb #d63393d1
-@patch
-def save(self: RolloutRecorder,
-    path: str | Path,  # a store; made, or added to
-    **about: Any,  # for `history`
-) -> None:
-    "Add the history to a store."
-    h = self.history(**about)
-    info = {"task": {k: h.task[k] for k in ("name", "params")}, "source": h.source}
-    with StoreWriter(path, h.spaces, info) as writer: writer.put(len(writer), h)
-    if not (Path(path) / "tokenizer").exists(): save_tokenizer(self.trainer.processing_class, path)
+def _run_of(trainer):
+    "What tells a run from others; the same for one that goes on from its checkpoint."
+    folder = str(Path(getattr(trainer.args, "output_dir", None) or ".").resolve())
+    return {"trainer": type(trainer).__name__, "output_dir": folder, "seed": trainer.args.seed}
 
+@patch
+def _write(self: RolloutRecorder, rollouts):
+    "Add a batch to the store."
+    piece = self._piece(rollouts, self._about)
+    if self._growing is None:
+        info = {"task": {k: self._about["task"][k] for k in ("name", "params")},
+                "source": {"name": self._about["source"]["name"], "params": {}}}
+        self._growing = GrowingHistory(self._path, piece.spaces, info, _run_of(self.trainer), self.updates)
+        if not (self._path / "tokenizer").exists(): save_tokenizer(self.trainer.processing_class, self._path)
+    self._growing.put(piece, self.updates)
+    del self.rollouts[:-_KEPT]
+
+def _refuse_foreign_tokens(trainer):
+    "Completions have to be what the model wrote, given the prompt."
+    for name, what in (("tools", "uses tools"), ("environments", "acts in environments"),
+                       ("environment_factory", "acts in environments"), ("rollout_func", "has a rollout_func")):
+        if not getattr(trainer, name, None): continue
+        raise UserError(f"this trainer {what}: completions may hold tokens that the model did not write, which a "
+                        "history cannot tell apart; record a trainer without, or import its log of completions")
+
+# %% ../../nbs/recorders/02_trl.ipynb #8275c585
 @patch
 @contextmanager
 def record(self: RolloutRecorder,
     trainer: Any,  # GRPOTrainer or RLOOTrainer, whose reward functions come from `listen`
-    path: str | Path | None = None,  # store that the history is added to in the end, together with the tokenizer
-    **about: Any,  # for `history`
+    path: str | Path | None = None,  # store that the history is added to batch by batch, together with the tokenizer
+    **about: Any,  # task, source and seed of `history`
 ) -> Iterator[RolloutRecorder]:
     "Record what is trained inside. If the training breaks off, what was recorded until then is kept."
-    if getattr(trainer, "tools", None):
-        raise UserError("this trainer's model uses tools: completions hold tokens that the model did not write, "
-                        "which a history cannot tell apart")
+    _refuse_foreign_tokens(trainer)
     self.trainer, self.rollouts, self._heard = trainer, [], {}
+    self._path, self._about = path and Path(path), self._said(**about)
     try: yield self
     finally:
-        if path is not None and self.rollouts and trainer.is_world_process_zero(): self.save(path, **about)
+        if self._growing is not None: self._growing.close()
+        self._growing = None
 
 # %% ../../nbs/recorders/02_trl.ipynb #288d8d37
 @contextmanager

@@ -208,6 +208,8 @@ def make_task(
     return TASKS.make(kind, {**params, "id": rest} if colon else params)
 
 # %% ../../nbs/10_tasks.ipynb #9d5c5819
+_RENAMED = {"trl": "rollout_log"}  # tasks by the names that older stores have
+
 def named_task(
     about: dict[str, Any],  # what a store or a model says of how it was made
     where: str,  # how to call it: "the store runs/room"
@@ -217,7 +219,7 @@ def named_task(
     name, params = (said.get("name"), said.get("params")) if isinstance(said, dict) else (None, None)
     if not (isinstance(name, str) and isinstance(params, dict)):
         raise UserError(f"{where} does not say which task it was made from")
-    kind, colon, rest = name.partition(":")
+    kind, colon, rest = _RENAMED.get(name, name).partition(":")
     params = dict(params)
     if colon: params["id"] = rest
     for module in TASKS.get_class(kind).modules(params): check_trusted(module, where)
