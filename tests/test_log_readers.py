@@ -27,10 +27,14 @@ class Case:
     settings: dict = field(default_factory=dict)
 
 
+TURNS = f"assistant: {FOX}\ntool: It rains.\nassistant: It slept."
 CHAT = f"user\n{ASKED}\nassistant\n"
 CASES = [
     Case("verl", "verl_v1", [(CHAT, FOX, 0.6, 7), (CHAT, SAD, 0.1, 7)]),
     Case("verl", "verl_legacy", [(CHAT, FOX, 0.6, 7), (CHAT, SAD, 0.1, 7)]),
+    Case("prime_rl", "prime_rl", [(ASKED, FOX, 0.65, 7)]),
+    Case("prime_rl", "prime_rl_turns", [(ASKED, FOX, 0.65, 8), (ASKED, TURNS, 0.65, 8)]),
+    Case("prime_rl", "prime_rl_rows", [(ASKED, FOX, 0.6, 7), (ASKED, SAD, 0.1, 7)]),
 ]
 over_cases = pytest.mark.parametrize("case", CASES, ids=[c.folder for c in CASES])
 
@@ -112,19 +116,16 @@ def test_a_damaged_log_is_read_right_or_refused(case, tmp_path):
     for seed in range(200):
         spoilt, whole = damaged(random.Random(seed), data)
         file.write_bytes(spoilt)
-        found, problems = outcome(case, tmp_path / "log"), Problems(skip=True)
-        kept = outcome(case, tmp_path / "log", problems)
+        found = outcome(case, tmp_path / "log")
         seen["read" if found is not None else "refused"] += 1
         if found is not None:
             expected = n if whole is None else n * whole // lines
             assert len(found) == expected, (seed, len(found), expected)
-        elif kept is not None:
-            assert len(kept) < n and problems.lines or _unsound(kept), seed
+        else:
+            problems = Problems(skip=True)
+            kept = outcome(case, tmp_path / "log", problems)
+            assert kept is None or problems.lines and len(kept) <= n, seed
     assert seen["refused"] > 20 and seen["read"] > 5, seen
-
-
-def _unsound(rollouts):
-    return any(_wrong(r) for r in rollouts)
 
 
 def test_imported_and_shown(tmp_path):

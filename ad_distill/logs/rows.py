@@ -6,7 +6,7 @@ Docs: https://ad-distill.github.io/ad_distill/logs/rows.html.md"""
 
 # %% auto #0
 __all__ = ['UNREADABLE', 'opened_log', 'parsed_line', 'json_lines', 'number_in', 'text_in', 'list_in', 'step_in',
-           'conversation_rollout', 'RowReader']
+           'conversation_rollout', 'tokens_of', 'RowReader']
 
 # %% ../../nbs/logs/05_rows.ipynb #08c2ddff
 import gzip, json, math, zlib
@@ -113,6 +113,28 @@ def conversation_rollout(
     n = next((i for i, m in enumerate(messages) if m.by_model), None)
     if n is None: raise UserError("the model wrote no message of it")
     return Rollout(conversation_text(messages[:n]), conversation_text(messages[n:]), messages=messages, **said)
+
+# %% ../../nbs/logs/05_rows.ipynb #4f8752e6
+def _spread(logprobs, mask):
+    "One for each token: those of the tokens that the model wrote, NaN for the others."
+    if len(logprobs) != sum(mask): raise UserError(f"{len(logprobs)} logprobs for {sum(mask)} tokens of the model")
+    if len(logprobs) == len(mask): return logprobs
+    rest = iter(logprobs)
+    return [next(rest) if wrote else math.nan for wrote in mask]
+
+def tokens_of(
+    ids: list[int],  # (n,) of a whole conversation
+    mask: list[bool],  # (n,) which of them the model wrote
+    logprobs: list[float] | None,  # one for each True of the mask, or (n,)
+) -> dict[str, Any]:  # fields of `Rollout`
+    "Tokens cut where the model began."
+    if len(mask) != len(ids): raise UserError(f"{len(mask)} entries of a mask for {len(ids)} tokens")
+    if not {*map(type, mask)} <= {bool, int} or not any(mask): raise UserError("no token of it is the model's")
+    n = mask.index(True)
+    said = dict(prompt_ids=ids[:n], completion_ids=ids[n:], mask=None if all(mask[n:]) else [*map(bool, mask[n:])])
+    if logprobs is None: return said
+    spread = logprobs if len(logprobs) == len(ids) else _spread(logprobs, mask)
+    return {**said, "logprobs": spread[n:]}
 
 # %% ../../nbs/logs/05_rows.ipynb #911e6419
 @dataclass(frozen=True)
