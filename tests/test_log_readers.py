@@ -35,6 +35,7 @@ CASES = [
     Case("prime_rl", "prime_rl", [(ASKED, FOX, 0.65, 7)]),
     Case("prime_rl", "prime_rl_turns", [(ASKED, FOX, 0.65, 8), (ASKED, TURNS, 0.65, 8)]),
     Case("prime_rl", "prime_rl_rows", [(ASKED, FOX, 0.6, 7), (ASKED, SAD, 0.1, 7)]),
+    Case("jsonl", "jsonl", [(ASKED, FOX, 0.6, 7), (ASKED, SAD, 0.1, 7)]),
 ]
 over_cases = pytest.mark.parametrize("case", CASES, ids=[c.folder for c in CASES])
 

@@ -17,9 +17,10 @@ from typing import Any, ClassVar
 from fastcore.basics import patch
 
 from .core import register_reader
-from .rows import RowReader, conversation_rollout, list_in, number_in, step_in, tokens_of
+from .rows import (
+    RowReader, conversation_rollout, list_in, logged_messages, number_in, step_in, tokens_of)
 from ..registry import UserError
-from ..rlhf.rollouts import Message, Rollout, message_of
+from ..rlhf.rollouts import Rollout, message_of
 
 # %% ../../nbs/logs/07_prime_rl.ipynb #b69872d0
 def weighted_rewards(
@@ -89,17 +90,13 @@ def _turn_tokens(turns):
         ids, logprobs = prompt + completion, logprobs + list_in(said, "completion_logprobs")
     return tokens_of(ids, mask, logprobs)
 
-def _as_messages(x, by_model):
-    if isinstance(x, str): return [Message("assistant" if by_model else "user", x, by_model=by_model)]
-    if isinstance(x, list): return [message_of(m, by_model) for m in x]
-    raise UserError(f"a prompt or completion is {str(x)[:40]!r}, expected messages or a text")
-
 def _row_rollout(row, text):
     "The rollout of a row of verifiers 0.x."
-    messages = _as_messages(row["prompt"], False) + _as_messages(row["completion"], True)
+    messages = logged_messages(row, "prompt") + logged_messages(row, "completion", True)
     turns = [] if text else row.get("trajectory") or []
     said = _turn_tokens(turns) if turns and all(turn.get("tokens") for turn in turns) else {}
-    return conversation_rollout(messages, score=number_in(row, "reward"), ended=row.get("is_truncated") is not True, **said)
+    score, ended = number_in(row, "reward"), row.get("is_truncated") is not True
+    return conversation_rollout(messages, score=score, ended=ended, **said)
 
 # %% ../../nbs/logs/07_prime_rl.ipynb #6e65760c
 def _trained(traces):

@@ -6,7 +6,7 @@ Docs: https://ad-distill.github.io/ad_distill/logs/rows.html.md"""
 
 # %% auto #0
 __all__ = ['UNREADABLE', 'opened_log', 'parsed_line', 'json_lines', 'number_in', 'text_in', 'list_in', 'step_in',
-           'conversation_rollout', 'tokens_of', 'RowReader']
+           'conversation_rollout', 'logged_messages', 'tokens_of', 'RowReader']
 
 # %% ../../nbs/logs/05_rows.ipynb #08c2ddff
 import gzip, json, math, zlib
@@ -20,7 +20,7 @@ from fastcore.basics import patch
 from .core import (
     SPOILT, LogFiles, Problems, Reader, Run, fast_loads, find_runs, first_match, say_missing_steps, why_spoilt)
 from ..registry import UserError
-from ..rlhf.rollouts import Message, Rollout, conversation_text
+from ..rlhf.rollouts import Message, Rollout, conversation_text, message_of
 
 # %% ../../nbs/logs/05_rows.ipynb #46f76d76
 def opened_log(
@@ -114,6 +114,18 @@ def conversation_rollout(
     if n is None: raise UserError("the model wrote no message of it")
     return Rollout(conversation_text(messages[:n]), conversation_text(messages[n:]), messages=messages, **said)
 
+# %% ../../nbs/logs/05_rows.ipynb #2ab57052
+def logged_messages(
+    row: dict[str, Any],  # parsed JSON
+    key: str,  # which holds messages or a text
+    by_model: bool = False,  # whether it stands in what the model went on with
+) -> list[Message]:
+    "What was said, as messages."
+    x = row[key]
+    if isinstance(x, str): return [Message("assistant" if by_model else "user", x, by_model=by_model)]
+    if isinstance(x, list): return [message_of(m, by_model) for m in x]
+    return _wrong_field(row, key, "a text or a list of messages")
+
 # %% ../../nbs/logs/05_rows.ipynb #4f8752e6
 def _spread(logprobs, mask):
     "One for each token: those of the tokens that the model wrote, NaN for the others."
@@ -181,7 +193,7 @@ def find(self: RowReader,
     return find_runs(path, self.writer, self.layouts, self.expected, problems)
 
 @patch
-def run(self: RowReader,
+def make_run(self: RowReader,
     found: LogFiles,  # of one run
     problems: Problems,  # takes what is wrong
 ) -> Run:
@@ -200,7 +212,7 @@ def runs(self: RowReader,
 ) -> Iterator[Run]:
     "The runs in a log, sorted by folder."
     problems = problems or Problems()
-    for found in self.find(path, problems): yield self.run(found, problems)
+    for found in self.find(path, problems): yield self.make_run(found, problems)
 
 @patch
 def claims(self: RowReader,
