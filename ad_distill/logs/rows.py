@@ -6,7 +6,7 @@ Docs: https://ad-distill.github.io/ad_distill/logs/rows.html.md"""
 
 # %% auto #0
 __all__ = ['UNREADABLE', 'opened_log', 'parsed_line', 'json_lines', 'number_in', 'text_in', 'list_in', 'step_in',
-           'conversation_rollout', 'logged_messages', 'tokens_of', 'RowReader']
+           'conversation_rollout', 'logged_messages', 'tokens_of', 'RowReader', 'cut_into_rows', 'BatchReader']
 
 # %% ../../nbs/logs/05_rows.ipynb #08c2ddff
 import gzip, json, math, zlib
@@ -223,3 +223,36 @@ def claims(self: RowReader,
     if file is None: return ""
     _, row = next(json_lines(file, Problems(skip=True)), (0, {}))
     return file.name if any({*keys} <= {*row} for keys in self.keys) else ""
+
+# %% ../../nbs/logs/05_rows.ipynb #c2836fd4
+def cut_into_rows(
+    batch: dict[str, Any],  # columns, as lists
+    required: tuple[str, ...],  # columns that have to be there
+) -> list[dict[str, Any]]:  # one a rollout, its keys in the order of the columns
+    "The rows of a batch; `UserError` if its columns do not fit together."
+    n = len(list_in(batch, required[0]))
+    for key in (*required, *batch):
+        if len(list_in(batch, key)) != n:
+            raise UserError(f"its {key} has {len(batch[key])} entries and its {required[0]} {n}, expected the same")
+    return [dict(zip(batch, values)) for values in zip(*batch.values())]
+
+@dataclass(frozen=True)
+class BatchReader(RowReader):
+    "A reader of lines of JSON that hold a batch each; a subclass's `rollout` is given one row of it."
+
+    def batches(self,
+        file: Path,  # of the log
+        problems: Problems,  # takes what is wrong
+    ) -> Iterator[tuple[int, dict[str, Any]]]:  # number of the line, columns
+        "The batches in a file."
+        return json_lines(file, problems)
+
+    def rollouts(self, file: Path, step: int, problems: Problems) -> Iterator[Rollout]:
+        for number, batch in self.batches(file, problems):
+            try: rows = cut_into_rows(batch, self.keys[0])
+            except SPOILT as e: rows = problems.bad(f"{file}: line {number}: {self.why(e)}", rollouts=_most(batch)) or ()
+            for i, row in enumerate(rows):
+                try: yield from self.rollout(row, step)
+                except SPOILT as e: problems.bad(f"{file}: line {number}: rollout {i}: {self.why(e)}", rollouts=1)
+
+def _most(batch): return max((len(x) for x in batch.values() if isinstance(x, list)), default=1)
