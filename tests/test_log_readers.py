@@ -29,6 +29,7 @@ class Case:
 
 TURNS = f"assistant: {FOX}\ntool: It rains.\nassistant: It slept."
 IM = f"<|im_start|>user\n{ASKED}<|im_end|>\n<|im_start|>assistant\n"
+IDS = [1, 15, 27, 9, 2]
 CHAT = f"user\n{ASKED}\nassistant\n"
 CASES = [
     Case("verl", "verl_v1", [(CHAT, FOX, 0.6, 7), (CHAT, SAD, 0.1, 7)]),
@@ -37,6 +38,8 @@ CASES = [
     Case("prime_rl", "prime_rl_turns", [(ASKED, FOX, 0.65, 8), (ASKED, TURNS, 0.65, 8)]),
     Case("prime_rl", "prime_rl_rows", [(ASKED, FOX, 0.6, 7), (ASKED, SAD, 0.1, 7)]),
     Case("ms_swift", "ms_swift", [(IM, FOX, 0.7, 7), (IM, SAD, 0.3, 7)]),
+    Case("nemo_rl", "nemo_rl", [(ASKED, FOX, 0.6, 7), (ASKED, SAD, 0.1, 7)]),
+    Case("open_instruct", "open_instruct", [(IDS, [31, 8, 44, 3], 0.6, 7), (IDS, [7, 8, 45, 46, 3], 0.1, 7)]),
     Case("jsonl", "jsonl", [(ASKED, FOX, 0.6, 7), (ASKED, SAD, 0.1, 7)]),
 ]
 over_cases = pytest.mark.parametrize("case", CASES, ids=[c.folder for c in CASES])

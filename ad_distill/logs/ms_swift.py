@@ -61,7 +61,7 @@ def _number_list(text, names):
     if len(weights) == len(names): return dict(zip(names, weights))
     raise UserError(f"weights: {len(weights)} came for {len(names)} rewards ({', '.join(names)})")
 
-@functools.cache
+@functools.lru_cache(64)
 def _weights(names, columns, weights):
     "The columns that make the score, with their weights."
     picked = [name.strip() for name in columns.split(",")] if columns else reward_names([*names])
@@ -92,7 +92,8 @@ class MsSwift(BatchReader):
         paid = [number_in(row, name) * weight for name, weight in weights.items()]
         given, at = [x for x in paid if not math.isnan(x)], _step_of(row["step"])
         more = {k: x for k, x in row.items() if k not in ("step", "prompt", "completion")}
-        return [Rollout(text_in(row, "prompt"), text_in(row, "completion"), score=math.fsum(given) if given else math.nan,
+        score = math.fsum(given) if given else math.nan
+        return [Rollout(text_in(row, "prompt"), text_in(row, "completion"), score=score,
                         iteration=at, optimizer_step=max(at - 1, -1), more=more)]
 
 # %% ../../nbs/logs/09_ms_swift.ipynb #cdc16662

@@ -31,13 +31,18 @@ def opened_log(
 
 UNREADABLE = EOFError, OSError, zlib.error  # what reading a file raises that is cut off, or not there any more
 
+def _parsed_slowly(line):
+    "What is in a line that the fast parser refuses; None: nothing."
+    try: return json.loads(line)
+    except (ValueError, RecursionError): return None
+
 def parsed_line(
     line: bytes,  # of a file
 ) -> dict[str, Any] | None:  # None: there is nothing in it
     "The object in a line of JSON; `UserError` if there is none."
-    if not line.strip(): return None
-    try: row = json.loads(line)
-    except (ValueError, RecursionError): row = None
+    try: row = fast_loads()(line)
+    except ValueError: row = _parsed_slowly(line)
+    if row is None and not line.strip(): return None
     if isinstance(row, dict): return row
     raise UserError(f"it is no JSON object, or cut off: {line[:40].decode(errors='replace')!r}")
 
@@ -47,15 +52,12 @@ def json_lines(
     problems: Problems,  # takes lines that are no JSON objects
 ) -> Iterator[tuple[int, dict[str, Any]]]:  # number of the line from 1, and what is in it
     "The objects in a file with one a line."
-    loads, number = fast_loads(), 0
+    number = 0
     try:
         with opened_log(file) as f:
             for number, line in enumerate(f, 1):
-                try: row = loads(line)
-                except ValueError: row = None
-                if type(row) is not dict:
-                    try: row = parsed_line(line)
-                    except UserError as e: row = problems.bad(f"{file}: line {number}: {e}", rollouts=1)
+                try: row = parsed_line(line)
+                except UserError as e: row = problems.bad(f"{file}: line {number}: {e}", rollouts=1)
                 if row is not None: yield number, row
     except UNREADABLE as e:
         problems.bad(f"{file} is cut off or damaged after line {number} ({type(e).__name__}: {e})", files=1)
@@ -236,6 +238,9 @@ def cut_into_rows(
             raise UserError(f"its {key} has {len(batch[key])} entries and its {required[0]} {n}, expected the same")
     return [dict(zip(batch, values)) for values in zip(*batch.values())]
 
+def _most(batch): return max((len(x) for x in batch.values() if isinstance(x, list)), default=1)
+
+# %% ../../nbs/logs/05_rows.ipynb #a40d2f48
 @dataclass(frozen=True)
 class BatchReader(RowReader):
     "A reader of lines of JSON that hold a batch each; a subclass's `rollout` is given one row of it."
@@ -247,12 +252,18 @@ class BatchReader(RowReader):
         "The batches in a file."
         return json_lines(file, problems)
 
+    def required(self,
+        batch: dict[str, Any],  # columns
+    ) -> tuple[str, ...]:
+        "The columns that have to be in a batch."
+        return self.keys[0]
+
     def rollouts(self, file: Path, step: int, problems: Problems) -> Iterator[Rollout]:
         for number, batch in self.batches(file, problems):
-            try: rows = cut_into_rows(batch, self.keys[0])
-            except SPOILT as e: rows = problems.bad(f"{file}: line {number}: {self.why(e)}", rollouts=_most(batch)) or ()
+            try: rows = cut_into_rows(batch, self.required(batch))
+            except SPOILT as e:
+                problems.bad(f"{file}: line {number}: {self.why(e)}", rollouts=_most(batch))
+                continue
             for i, row in enumerate(rows):
                 try: yield from self.rollout(row, step)
                 except SPOILT as e: problems.bad(f"{file}: line {number}: rollout {i}: {self.why(e)}", rollouts=1)
-
-def _most(batch): return max((len(x) for x in batch.values() if isinstance(x, list)), default=1)
