@@ -189,7 +189,10 @@ SOURCES = Registry("source", ["ad_distill.sources.core", "ad_distill.sources.ban
                               "ad_distill.sources.sb3", "ad_distill.rlhf.stories.rloo",
                               "ad_distill.rlhf.stories.learners", "ad_distill.recorders.trl"])
 SERIALIZERS = Registry("serializer", ["ad_distill.language.forms"])
-READERS = Registry("reader", ["ad_distill.logs.trlx", "ad_distill.logs.trl", "ad_distill.logs.importing"])
+READERS = Registry("reader", ["ad_distill.logs.trlx", "ad_distill.logs.trl", "ad_distill.logs.verl",
+                              "ad_distill.logs.prime_rl", "ad_distill.logs.ms_swift", "ad_distill.logs.nemo_rl",
+                              "ad_distill.logs.open_instruct", "ad_distill.logs.jsonl",
+                              "ad_distill.logs.importing"])
 REWARDS = Registry("reward", ["ad_distill.rlhf.rewards"])
 
 # %% ../nbs/registry/01_registry.ipynb #acd36493

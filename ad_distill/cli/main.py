@@ -87,16 +87,27 @@ def _sources(name, as_json):
     _listed(SOURCES, name, as_json)
 
 # %% ../../nbs/cli/04_main.ipynb #0af12cab
+def _readers_for(path, as_json):
+    "Say which reader a log is for."
+    from ad_distill.logs.core import readers_for
+    found = readers_for(path)
+    if not found: raise UserError(f"{path}: no reader knows this log; see `ad_distill readers` for what they expect")
+    listed = [{"name": name, "file": file} for name, file in found]
+    report(listed, as_json, "\n".join(f"{name:<16}{file}" for name, file in found))
+
 @main.command("readers")
+@click.option("--for", "path", metavar="PATH", help="Say which reader the log there is for.")
 @json_option
-def _readers(as_json):
+def _readers(path, as_json):
     """List the kinds of RLHF logs that can be imported, with the settings of their readers.
 
     `import` takes datasets of Minari and of Hugging Face datasets, too.
 
     \b
     Example: ad_distill readers
+             ad_distill readers --for runs/grpo
     """
+    if path is not None: return _readers_for(path, as_json)
     list_registered(READERS, as_json)
     if not as_json: click.echo("and, for import: minari and datasets (see `ad_distill import --help`)")
 

@@ -164,6 +164,7 @@ def show_store(
     learning = f"{sparkline(mean)}\n{'':<16}(mean by tenth of a history, {n} histories)"
     if not n: learning = "no history is complete yet"
     left_out = ", ".join(map(str, store.info.get("left_out") or ()))
+    for line in store.info.get("caveats") or (): learning += f"\n  {'caveat':<14}{line}"
     if left_out: learning += f"\n  {'left out':<14}{left_out} (told by the environment, not kept)"
     report(summary, as_json, f"{store!r}\n  {'returns':<14}{learning}")
 

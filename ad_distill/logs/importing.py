@@ -282,6 +282,7 @@ def _read_run(self: _Import, run, folder, bar):
     if packed is None or not packed.n: return self.problems.note(f"{run.name}: no rollout in it, left out")
     self.packed.append(packed)
     self.iterations.append(iterations)
+    for line in run.caveats: self.problems.note(line)
 
 @patch
 def read(self: _Import, work: Path) -> None:
@@ -347,8 +348,10 @@ def _pieces(self: _Import, i, spaces, task, bar):
 @patch
 def _info(self: _Import, task):
     "What the store says about itself."
+    caveats = list(dict.fromkeys(line for p in self.packed for line in p.run.caveats))
     return {"task": task_id(task), "source": {"name": self.reader.name, "params": {}},
-            "runs": [p.run.name for p in self.packed], "n_episodes": max(p.n for p in self.packed)}
+            "runs": [p.run.name for p in self.packed], "n_episodes": max(p.n for p in self.packed),
+            **({"caveats": caveats} if caveats else {})}
 
 # %% ../../nbs/logs/04_importing.ipynb #55f67658
 @patch

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from .core import CutOff, Problems, Reader, Run, log_folders, register_reader
+from .core import CutOff, Problems, Reader, Run, claimed_files, log_folders, register_reader
 from ..registry import UserError, nearest
 from ..rlhf.rollouts import Rollout, conversation_text, message_of
 
@@ -407,6 +407,7 @@ def _run(reader, looks, name, tokenizer, problems):
         _read_parquet, columns=columns, problems=problems, tokenizer=tokenizer, evaluation=evaluation)
     return Run(name, about, [x.file for x in looks], read)
 
+# %% ../../nbs/logs/03_trl.ipynb #6e6ac110
 @register_reader("trl")
 @dataclass(frozen=True)
 class TRL(Reader):
@@ -422,3 +423,5 @@ class TRL(Reader):
             looks = _looks(_by_step(files, problems), problems)
             name = folder.parent.name if folder.name == "completions" else folder.name
             if looks: yield _run(self, looks, name, tokenizer, problems)
+
+    def claims(self, path: str | Path) -> str: return claimed_files(path, {"log": _FILES["log"]})

@@ -14,20 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .core import CutOff, Problems, Reader, Run, log_folders, register_reader
+from .core import (
+    SPOILT, CutOff, Problems, Reader, Run, claimed_files, fast_loads, log_folders, register_reader, why_spoilt)
 from ..registry import UserError
 from ..rlhf.rollouts import Rollout
 
 # %% ../../nbs/logs/02_trlx.ipynb #2675cbc0
 WHOLE = 2 ** 23  # bytes of a file that is parsed at once
 PIECE = 2 ** 22  # bytes of a larger one that are parsed at a time
-
-@functools.cache
-def _loads():
-    "The fastest parser of JSON that is installed."
-    try: from orjson import loads
-    except ImportError: from json import loads
-    return loads
 
 # %% ../../nbs/logs/02_trlx.ipynb #71be2c95
 _GAP = re.compile(r"[\s,]*")  # between two elements
@@ -67,7 +61,7 @@ def _parsed(held):
     "Most elements at the beginning of `held`, and the bytes they take."
     ends = [m.start() + 1 for m in _BETWEEN.finditer(held)]
     for end in reversed(ends[-3:]):
-        try: return _loads()(b"[" + held[:end].lstrip(_SPACE) + b"]"), end
+        try: return fast_loads()(b"[" + held[:end].lstrip(_SPACE) + b"]"), end
         except ValueError: pass
     found, used, _ = _decoded(held)  # it may hold NaN, which orjson refuses
     return found, used
@@ -229,7 +223,7 @@ _FORMS = {
 # %% ../../nbs/logs/02_trlx.ipynb #59bf36fd
 def _parsed_whole(file):
     "What a file holds, None if it cannot be parsed at once."
-    try: return _loads()(file.read_bytes())
+    try: return fast_loads()(file.read_bytes())
     except ValueError: return None
 
 def _beginning(file, form):
@@ -237,7 +231,7 @@ def _beginning(file, form):
     with open(file, "rb") as f: start = f.read(4096)
     match = form.begin.search(start)
     if match is None: raise CutOff("it does not begin as a trlX log does")
-    try: empty = _loads()(start[:match.end()] + form.end)
+    try: empty = fast_loads()(start[:match.end()] + form.end)
     except ValueError as e: raise CutOff(f"its beginning is no JSON: {e}") from None
     head, _ = form.check(empty)
     return head, match.end()
@@ -253,18 +247,11 @@ def _pieces(file, form):
         for rows in _elements(file, at): yield head, rows
 
 # %% ../../nbs/logs/02_trlx.ipynb #0dca0916
-_SPOILT = UserError, LookupError, TypeError, AttributeError, ValueError, OverflowError  # what reading a rollout raises
-
-def _why_spoilt(e):
-    if isinstance(e, UserError): return str(e)
-    if isinstance(e, KeyError): return f"it has no {e}"
-    return f"it is not what trlX writes ({type(e).__name__}: {e})"
-
 def _one_by_one(file, read, rows, first, problems):
     "The rollouts of a piece of a file some of which are spoilt."
     for i, r in enumerate(rows, first):
         try: yield read(r)
-        except _SPOILT as e: problems.bad(f"{file}: rollout {i}: {_why_spoilt(e)}", rollouts=1)
+        except SPOILT as e: problems.bad(f"{file}: rollout {i}: {why_spoilt(e, 'trlX')}", rollouts=1)
 
 def _read_file(file, form, settings, problems):
     "The rollouts of one file of trlX's."
@@ -273,7 +260,7 @@ def _read_file(file, form, settings, problems):
         for head, rows in _pieces(file, form):
             read = functools.partial(form.read, settings, head)
             try: rollouts = [read(r) for r in rows]
-            except _SPOILT: rollouts = _one_by_one(file, read, rows, n, problems)
+            except SPOILT: rollouts = _one_by_one(file, read, rows, n, problems)
             yield from rollouts
             n += len(rows)
     except CutOff as e:
@@ -351,3 +338,5 @@ class TrlX(Reader):
         for folder, name, files in log_folders(path, "trlX", patterns, _EXPECTED):
             if name == "file": name = "text_only" if files[0].name.startswith("epoch") else "complete"
             yield _run(folder, name, files, tokenizer, problems)
+
+    def claims(self, path: str | Path) -> str: return claimed_files(path, {k: form.files for k, form in _FORMS.items()})

@@ -1,0 +1,140 @@
+"""Readers of today's trainers: an example is read right, a damaged one right or refused in one line."""
+
+import json
+import math
+import random
+import shutil
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from ad_distill import UserError, import_log
+from ad_distill.logs.core import Problems, make_reader, readers_for
+from ad_distill.logs.importing import _wrong
+
+LOGS = Path(__file__).parent / "data/logs"
+ODD = (None, True, -1, 2**31, 2**63, 10**30, -0.5, 3.5e38, 1e400, math.nan, "", "7", "\ud800", "x" * 999, [], {}, [[1]])
+FOX, SAD, ASKED = "A fox ran home.", "The fox was sad and lost.", "Tell a story about a fox."
+
+
+@dataclass
+class Case:
+    reader: str
+    folder: str
+    rows: list  # (prompt, completion, score, step), prompt and completion as text or tokens
+    settings: dict = field(default_factory=dict)
+
+
+TURNS = f"assistant: {FOX}\ntool: It rains.\nassistant: It slept."
+IM = f"<|im_start|>user\n{ASKED}<|im_end|>\n<|im_start|>assistant\n"
+IDS = [1, 15, 27, 9, 2]
+CHAT = f"user\n{ASKED}\nassistant\n"
+CASES = [
+    Case("verl", "verl_v1", [(CHAT, FOX, 0.6, 7), (CHAT, SAD, 0.1, 7)]),
+    Case("verl", "verl_legacy", [(CHAT, FOX, 0.6, 7), (CHAT, SAD, 0.1, 7)]),
+    Case("prime_rl", "prime_rl", [(ASKED, FOX, 0.65, 7)]),
+    Case("prime_rl", "prime_rl_turns", [(ASKED, FOX, 0.65, 8), (ASKED, TURNS, 0.65, 8)]),
+    Case("prime_rl", "prime_rl_rows", [(ASKED, FOX, 0.6, 7), (ASKED, SAD, 0.1, 7)]),
+    Case("ms_swift", "ms_swift", [(IM, FOX, 0.7, 7), (IM, SAD, 0.3, 7)]),
+    Case("nemo_rl", "nemo_rl", [(ASKED, FOX, 0.6, 7), (ASKED, SAD, 0.1, 7)]),
+    Case("open_instruct", "open_instruct", [(IDS, [31, 8, 44, 3], 0.6, 7), (IDS, [7, 8, 45, 46, 3], 0.1, 7)]),
+    Case("jsonl", "jsonl", [(ASKED, FOX, 0.6, 7), (ASKED, SAD, 0.1, 7)]),
+]
+over_cases = pytest.mark.parametrize("case", CASES, ids=[c.folder for c in CASES])
+
+
+def read(case, path, problems=None):
+    runs = make_reader(case.reader, **case.settings).runs(path, problems=problems or Problems())
+    return [r for run in runs for r in run.rollouts()]
+
+
+@over_cases
+def test_an_example_is_read_right(case):
+    found = read(case, LOGS / case.folder)
+    as_text = [r.completion if isinstance(case.rows[0][1], str) else r.completion_ids for r in found]
+    prompts = [r.prompt if isinstance(case.rows[0][0], str) else r.prompt_ids for r in found]
+    assert [*zip(prompts, as_text)] == [row[:2] for row in case.rows]
+    assert [(round(r.score, 6), r.iteration) for r in found] == [row[2:] for row in case.rows]
+    assert [_wrong(r) for r in found] == [None] * len(found)
+    assert [name for name, _ in readers_for(LOGS / case.folder)] == [case.reader]
+
+
+def places(x, path=()):
+    "Every place in parsed JSON."
+    inner = x.items() if isinstance(x, dict) else enumerate(x) if isinstance(x, list) else ()
+    for key, value in inner:
+        yield (*path, key)
+        yield from places(value, (*path, key))
+
+
+def edited(rng, row):
+    "A value changed or removed, near the top more often than by chance."
+    depth = rng.randrange(1, 5)
+    path = rng.choice([p for p in places(row) if len(p) <= depth])
+    inner = row
+    for key in path[:-1]:
+        inner = inner[key]
+    if rng.random() < 0.3 and isinstance(inner, dict):
+        del inner[path[-1]]
+    else:
+        inner[path[-1]] = rng.choice(ODD)
+
+
+def damaged(rng, data):
+    "A damaged file, and how many of its lines are whole; None: all of them, but one says something else."
+    lines, kind = data.splitlines(keepends=True), rng.randrange(5)
+    if kind == 0:
+        cut = data[: rng.randrange(len(data))]
+        return cut, sum(line.strip() == part.strip() for line, part in zip(lines, cut.splitlines(keepends=True)))
+    if kind == 1 and len(lines) > 1:
+        return b"".join(reversed(lines)), len(lines)
+    if kind == 2:
+        at = rng.randrange(len(data))
+        return data[:at] + rng.choice((b"\xff", b"\0", b"NaN", b"]", b"[" * 10_000)) + data[at:], None
+    i = rng.randrange(len(lines))
+    whole_file = not lines[0].rstrip().endswith(b"}")  # an indented object
+    row = json.loads(data if whole_file else lines[i])
+    edited(rng, row)
+    text = json.dumps(row).encode() + b"\n"
+    return (text if whole_file else b"".join([*lines[:i], text, *lines[i + 1 :]])), None
+
+
+def outcome(case, path, problems=None):
+    "What is read, or what is said."
+    try:
+        found = read(case, path, problems)
+    except UserError as e:
+        assert "\n" not in str(e), e
+        return None
+    for r in found:
+        _wrong(r)  # as the import does: never an exception
+    return found
+
+
+@over_cases
+def test_a_damaged_log_is_read_right_or_refused(case, tmp_path):
+    shutil.copytree(LOGS / case.folder, tmp_path / "log")
+    file = max((p for p in (tmp_path / "log").rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    data, n, seen = file.read_bytes(), len(case.rows), Counter()
+    lines = len(data.splitlines()) if data.splitlines()[0].rstrip().endswith(b"}") else 1
+    for seed in range(200):
+        spoilt, whole = damaged(random.Random(seed), data)
+        file.write_bytes(spoilt)
+        found = outcome(case, tmp_path / "log")
+        seen["read" if found is not None else "refused"] += 1
+        if found is not None:
+            expected = n if whole is None else n * whole // lines
+            assert len(found) == expected, (seed, len(found), expected)
+        else:
+            problems = Problems(skip=True)
+            kept = outcome(case, tmp_path / "log", problems)
+            assert kept is None or problems.lines and len(kept) <= n, seed
+    assert seen["refused"] > 20 and seen["read"] > 5, seen
+
+
+def test_imported_and_shown(tmp_path):
+    store, summary = import_log("verl", LOGS / "verl_v1", tmp_path / "store")
+    assert summary["rollouts"] == 2 and any("special tokens" in line for line in summary["notes"])
+    assert store.info["caveats"] == list(make_reader("verl").caveats)
