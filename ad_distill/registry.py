@@ -184,7 +184,8 @@ def typed_value(
 
 # %% ../nbs/registry/01_registry.ipynb #c0de0005
 TASKS = Registry("task", ["ad_distill.tasks.bandits", "ad_distill.tasks.rooms", "ad_distill.tasks.gym",
-                          "ad_distill.rlhf.tasks", "ad_distill.rlhf.stories.task", "ad_distill.logs.importing"])
+                          "ad_distill.rlhf.tasks", "ad_distill.rlhf.stories.task", "ad_distill.rlhf.reviews.task",
+                          "ad_distill.logs.importing"])
 SOURCES = Registry("source", ["ad_distill.sources.core", "ad_distill.sources.bandits", "ad_distill.sources.tabular",
                               "ad_distill.sources.sb3", "ad_distill.rlhf.stories.rloo",
                               "ad_distill.rlhf.stories.learners", "ad_distill.recorders.trl"])

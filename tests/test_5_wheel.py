@@ -68,6 +68,7 @@ def test_sdist_and_wheel_hold_the_experiments(built):
     assert {Path(n).name for n in names if n.endswith(".parquet")} == {
         p.name for p in (ROOT / "ad_distill").rglob("*.parquet")
     }
+    assert {f"ad_distill/rlhf/reviews/{n}" for n in ("openings.txt", "LICENSE.txt")} <= set(names)
     top = {n.split("/")[0] for n in names}
     assert all(t == "ad_distill" or t.endswith(".dist-info") for t in top), (
         f"the wheel installs more than the package: {top}"

@@ -5,7 +5,7 @@ import pytest
 from ad_distill import UserError, make_task
 from ad_distill.rlhf.stories.grammar import story_completions, story_prompts
 
-NAMES = ("bandit", "dark_room", "dark_key_to_door", "story_rlhf")
+NAMES = ("bandit", "dark_room", "dark_key_to_door", "story_rlhf", "review_rlhf")
 
 
 @pytest.mark.parametrize("name", NAMES)
