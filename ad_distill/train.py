@@ -35,7 +35,7 @@ from ad_distill.data.dataset import (
     TrajectoryDataset, Windows, collate, dataset_for, reward_scale, reward_values, windows_of
 )
 from .data.store import Store, write_aside
-from .language.serializer import Serializer
+from .language.serializer import GRADES, Serializer, fit_grades
 from .data.tokens import sample
 from .language.tokenizers import build_tokenizer, load_tokenizer
 from .models.lm import LMModel, LMSettings, pretrained_lm, small_lm
@@ -306,10 +306,17 @@ def new_rl_model(
                         "context in the order in which it was lived")
     known = [name for name in RLConfig.__dataclass_fields__ if name not in ("spaces", "about")]
     given = known_settings(given, known, "model")
-    context = windows.episodes * int(store.episode_lengths.max())
     values = reward_values(store)
-    fits = dict(context=context, reward_values=values, reward_scale=1. if values else reward_scale(store), about=about)
+    fits = dict(reward_values=values, reward_scale=1. if values else reward_scale(store), about=about)
+    fits["context"] = windows.episodes * int(store.episode_lengths.max())
+    if given.get("bind") == "grade": fits |= {"context": 2 * fits["context"], "grades": _grades_of(store)}
     return RLModel(RLConfig(store.spaces, **{**fits, **given}))
+
+def _grades_of(store):
+    "Fifths of the returns from 0 to 1; where some lie elsewhere, of those that there are."
+    returns = np.array([episode.total for episode in sample(store, 2000)])
+    known = returns[np.isfinite(returns)]
+    return fit_grades(known) if len(known) and not 0 <= known.min() <= known.max() <= 1 else GRADES
 
 # %% ../nbs/40_train.ipynb #f0468b02
 LM_OPTIONS = {  # what `distill` takes for a language model, with the defaults

@@ -6,7 +6,8 @@ median over the pairs, so that what else the machine does meanwhile meets both. 
 import os
 
 # Read when numpy and torch are imported.
-os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", HF_HUB_OFFLINE="1")
+os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", HF_HUB_OFFLINE="1",
+                  HF_HUB_DISABLE_PROGRESS_BARS="1")
 
 import argparse
 import json
@@ -22,6 +23,7 @@ from memory import store_memory
 from recording import recording_vs_bare_training, two_workers_vs_one
 from rollout_logs import import_logs_vs_orjson, read_logs_vs_orjson
 from serialize import parse_vs_json, serialize_vs_json
+from stories import distill_stories_vs_bare_loop
 from training import train_step_vs_bare_loop
 from windows import windows_vs_memmap, windows_vs_memmap_tensors
 
@@ -30,6 +32,7 @@ ALL = (
     windows_vs_memmap,
     windows_vs_memmap_tensors,
     train_step_vs_bare_loop,
+    distill_stories_vs_bare_loop,
     act_vs_recompute,
     act_text_vs_recompute,
     serialize_vs_json,

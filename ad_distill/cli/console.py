@@ -378,6 +378,9 @@ def _own(known):
 
 def _unknown_setting(name, known, family):
     "The `UserError` for a name that is no setting of models of that family."
+    from ad_distill.language.serializer import Serializer
+    if family == "lm" and name in Serializer.__dataclass_fields__:
+        return UserError(f"{name} is a setting of serializers: -z {name} VALUE")
     for other in FAMILIES.keys() - {family}:
         if name in training_settings(other):
             return UserError(f"{name} is a setting of {FAMILIES[other]} models: it needs --model {other}")
@@ -385,6 +388,7 @@ def _unknown_setting(name, known, family):
     return UserError(f"unknown setting {name!r}: choices are {', '.join(_own(known))}, and those of "
                      f"transformers.TrainingArguments (see `ad_distill settings --model {family}`){guess}")
 
+# %% ../../nbs/cli/01_console.ipynb #0f4ca6c0
 def sorted_settings(
     pairs: Sequence[tuple[str, str]],  # (setting, value), as typed
     given: dict[str, Any],  # those that have options of their own; None: not given
