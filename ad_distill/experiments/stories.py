@@ -6,7 +6,7 @@ Docs: https://ad-distill.github.io/ad_distill/experiments/stories.html.md"""
 
 # %% auto #0
 __all__ = ['CONTEXTS', 'NAMES', 'LINES', 'numbered_words', 'story_writer', 'tokens_of', 'story_windows', 'play_cells',
-           'cell_figures', 'above', 'story_results', 'draw_rollouts']
+           'cell_figures', 'above', 'story_results', 'strict_results', 'draw_rollouts']
 
 # %% ../../nbs/experiments/06_stories.ipynb #61d0b8f4
 from collections.abc import Sequence
@@ -131,6 +131,17 @@ def story_results(
         "baselines": {name: {k: found.loc[name, k] for k in ("last", "mean")} for name in baselines},
         "above": {name: above(table, name) for name in baselines}}
     return results
+
+# %% ../../nbs/experiments/06_stories.ipynb #6497b8a6
+def strict_results(
+    table: pd.DataFrame,  # "model" and baselines on the task where a repeated completion pays 0
+    seed: int = 0,  # of the bootstrap
+) -> dict[str, Any]:  # plain values, as the result file has them
+    "What others earn where nothing pays twice, and by how much the model is above them."
+    names = [agent for agent in table["agent"].unique() if agent != "model"]
+    found = cell_figures(table[table.agent != "model"], seed)
+    return {"no_repeat_baselines": {name: {k: found.loc[name, k] for k in ("last", "mean")} for name in names},
+            "no_repeat_above": {name: above(table, name) for name in names}}
 
 # %% ../../nbs/experiments/06_stories.ipynb #85fa1c06
 LINES = {  # agent -> color
