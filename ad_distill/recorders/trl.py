@@ -42,6 +42,7 @@ def _padded(rows, device):
     lengths = torch.tensor([len(row) for row in rows], device=device)  # (b,)
     return ids, torch.arange(ids.shape[1], device=device) < lengths[:, None]  # (b, l), (b, l)
 
+# %% ../../nbs/recorders/02_trl.ipynb #52b705f6
 def _takes(model, name):
     "Whether the forward pass of a model, or of the one in an adapter, takes an argument."
     model = getattr(model, "module", model)
@@ -270,6 +271,7 @@ def _piece(self: RolloutRecorder, rollouts, about):
     rows = [[np.asarray(ids, np.int64) for ids in x] for x in (prompts, completions)]
     return token_history(*rows, scores, logprobs, ended, spaces, **about)
 
+# %% ../../nbs/recorders/02_trl.ipynb #67c33de1
 @patch
 def history(self: RolloutRecorder,
     task: dict | None = None,  # {"name", "params", "instance"}; default: a log of which no reward is known
@@ -309,7 +311,7 @@ def _refuse_foreign_tokens(trainer):
         raise UserError(f"this trainer {what}: completions may hold tokens that the model did not write, which a "
                         "history cannot tell apart; record a trainer without, or import its log of completions")
 
-# %% ../../nbs/recorders/02_trl.ipynb #8275c585
+# %% ../../nbs/recorders/02_trl.ipynb #c297fa97
 @patch
 @contextmanager
 def record(self: RolloutRecorder,
