@@ -262,7 +262,7 @@ def episode_tokens(
     prompt = prompt[prompt < trajectory.spaces.action.n]  # without what fills it
     return prompt, trajectory.action.astype(np.int64), trajectory.total, trajectory.logprob
 
-# %% ../../nbs/rlhf/02_rollouts.ipynb #2d58b44d
+# %% ../../nbs/rlhf/02_rollouts.ipynb #86d321e2
 def token_history(
     prompts: list[np.ndarray],  # e of them: (p,) tokens
     completions: list[np.ndarray],  # e of them: (n,) tokens, at least one
@@ -312,7 +312,7 @@ class _Decoder:
 
 def _decoders(tokenizer): return _Decoder(tokenizer, completions=False), _Decoder(tokenizer, completions=True)
 
-# %% ../../nbs/rlhf/02_rollouts.ipynb #08b95f36
+# %% ../../nbs/rlhf/02_rollouts.ipynb #f2a71d82
 def text_array(
     texts: Iterable[str],  # n of them
 ) -> np.ndarray:  # (n,) object
@@ -330,6 +330,7 @@ def text_history(
     "The same rollouts as text."
     return written_history(history, *_decoders(tokenizer))
 
+# %% ../../nbs/rlhf/02_rollouts.ipynb #f293fbf4
 def written_history(
     history: History,  # in token form
     write_prompts: Callable[[list[np.ndarray]], np.ndarray],  # n rows of tokens -> (n,) texts
