@@ -19,7 +19,7 @@ import torch
 from acting import act_text_vs_recompute, act_vs_recompute
 from generate import generate_vs_sync_vector_env
 from harness import about, load
-from memory import store_memory
+from memory import rollouts_vs_content, store_memory
 from recording import recording_vs_bare_training, two_workers_vs_one
 from rollout_logs import import_logs_vs_orjson, read_logs_vs_orjson
 from serialize import parse_vs_json, serialize_vs_json
@@ -38,6 +38,7 @@ ALL = (
     serialize_vs_json,
     parse_vs_json,
     store_memory,
+    rollouts_vs_content,
     read_logs_vs_orjson,
     import_logs_vs_orjson,
     recording_vs_bare_training,

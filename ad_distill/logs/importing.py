@@ -109,13 +109,13 @@ def _batches(items, n):
     while batch := list(islice(items, n)): yield batch
 
 def _with_tokens(rollouts, tokenizer):
-    "Rollouts that are text only, cut into tokens; a completion ends with the end token, if there is one."
+    "Rollouts that are text only, cut into tokens; one that the model ended gets the end token."
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     for batch in _batches(rollouts, 1024):
         texts = [r.prompt for r in batch] + [r.completion for r in batch]
         ids = tokenizer(texts, add_special_tokens=False).input_ids
         for r, prompt, completion in zip(batch, ids, ids[len(batch):]):
-            r.prompt_ids, r.completion_ids = prompt, completion + (end if r.ended else [])
+            r.prompt_ids, r.completion_ids = prompt, completion + (end if r.ended or not completion else [])
             yield r
 
 # %% ../../nbs/logs/04_importing.ipynb #b6dbe442

@@ -329,11 +329,11 @@ def _rendered(tokenizer, prompt, completion, messages):
 def _rollout(prompt, completion, tokenizer):
     "A rollout of what stands in the columns."
     if not isinstance(prompt, list) and not isinstance(completion, list):
-        return Rollout(_text(prompt), _text(completion))
+        return Rollout(_text(prompt), _text(completion), ended=None)
     before, after = _messages(prompt), _messages(completion, by_model=True)
-    if after is None: return Rollout(conversation_text(before), _text(completion), messages=before)
+    if after is None: return Rollout(conversation_text(before), _text(completion), messages=before, ended=None)
     messages = [*(before or ()), *after]
-    return Rollout(*_rendered(tokenizer, prompt, completion, messages), messages=messages)
+    return Rollout(*_rendered(tokenizer, prompt, completion, messages), messages=messages, ended=None)
 
 # %% ../../nbs/logs/03_trl.ipynb #6eeb1306
 def _scores(data, columns):

@@ -10,9 +10,10 @@ __all__ = ['completion_logprobs', 'RecordedRollout', 'RolloutRecorder', 'prompt_
 
 # %% ../../nbs/recorders/02_trl.ipynb #361920b5
 import math, random, tempfile, warnings
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from inspect import iscoroutinefunction, signature
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -23,13 +24,13 @@ from fastcore.basics import patch
 from ..data.store import GrowingHistory
 from ..logs.importing import RolloutLog
 from ..logs.trl import weighted_score
-from ..registry import UserError
+from ..registry import UserError, nearest
 from ..rlhf.stories.grammar import MAX_TOKENS
 from ..rlhf.stories.model import story_model_path
 from ..rlhf.stories.task import StoryTask
 from ..rlhf.rollouts import is_text_form, save_tokenizer, text_history, token_history, token_spaces
 from ..rlhf.tasks import TextVectorEnv
-from ..sources.core import Source, register_source
+from ..sources.core import Source, register_source, source_id
 from ..tasks.core import Task, task_id
 from ..trajectory import History, Spaces, versions
 
@@ -42,6 +43,7 @@ def _padded(rows, device):
     lengths = torch.tensor([len(row) for row in rows], device=device)  # (b,)
     return ids, torch.arange(ids.shape[1], device=device) < lengths[:, None]  # (b, l), (b, l)
 
+# %% ../../nbs/recorders/02_trl.ipynb #2d7265b2
 def _takes(model, name):
     "Whether the forward pass of a model, or of the one in an adapter, takes an argument."
     model = getattr(model, "module", model)
@@ -122,6 +124,7 @@ def _is_async(f): return iscoroutinefunction(f) or iscoroutinefunction(getattr(f
 def _blaming(recorder, name, prompts):
     "What a reward function raises becomes one line that says where it happened."
     try: yield
+    except UserError: raise
     except Exception as e:
         on = f"a batch of {len(prompts)} rollouts after {recorder.updates} updates"
         raise UserError(f"reward function {name!r} raised {e!r} on {on}, the first with prompt {prompts[0]!r}; "
@@ -270,6 +273,7 @@ def _piece(self: RolloutRecorder, rollouts, about):
     rows = [[np.asarray(ids, np.int64) for ids in x] for x in (prompts, completions)]
     return token_history(*rows, scores, logprobs, ended, spaces, **about)
 
+# %% ../../nbs/recorders/02_trl.ipynb #2dd28a2f
 @patch
 def history(self: RolloutRecorder,
     task: dict | None = None,  # {"name", "params", "instance"}; default: a log of which no reward is known
@@ -309,7 +313,7 @@ def _refuse_foreign_tokens(trainer):
         raise UserError(f"this trainer {what}: completions may hold tokens that the model did not write, which a "
                         "history cannot tell apart; record a trainer without, or import its log of completions")
 
-# %% ../../nbs/recorders/02_trl.ipynb #8275c585
+# %% ../../nbs/recorders/02_trl.ipynb #d90592c4
 @patch
 @contextmanager
 def record(self: RolloutRecorder,
@@ -371,34 +375,74 @@ class TRLGRPO(Source):
     "GRPO on a small language model, by TRL's trainer; a history of 768 episodes is 48 updates."
     rollouts: int = 16  # completions of an update
     group: int = 8  # of one prompt, which are compared with each other
-    lr: float = 1.5e-3  # of AdamW
+    lr: float = 0.  # of AdamW; 0: 1.5e-3 for the story model; of another one 2e-4 with LoRA, 2e-5 for all weights
     kl: float = 0.05  # weight of the KL divergence from the model at the start, within the loss
     clip: float = 0.2  # norm of the gradient
     max_tokens: int = 0  # of a completion; 0: what the task says, or 64
     model: str = ""  # a causal language model to train, directory or name on the hub; default: the story model
+    lora: int = 0  # rank of adapters to train instead of the weights; 0: all weights
+    dtype: str = ""  # of the weights: float32, or bfloat16 under LoRA; default: float32 of a model of one's own
+    micro_batch: int = 0  # completions in memory at once, while an update is made; 0: all of it
+    schedule: str = "constant"  # of the learning rate: constant, linear, cosine
+    distinct: float = 0.1  # stop when fewer of the completions of four updates differ; for a model of one's own
     width: ClassVar[int] = 1
+    later: ClassVar[tuple[str, ...]] = ("lora", "dtype", "micro_batch", "schedule", "distinct")
 
     def __post_init__(self):
-        if self.group >= 2 and self.rollouts % self.group == 0: return
+        self._check_numbers()
+        self._check_kind()
+        usual = 1.5e-3 if not self.model else 2e-4 if self.lora else 2e-5
+        if not self.lr: object.__setattr__(self, "lr", usual)
+
+# %% ../../nbs/recorders/02_trl.ipynb #0624a076
+@patch
+def _check_numbers(self: TRLGRPO):
+    if self.group < 2 or self.rollouts % self.group:
         raise UserError(f"rollouts={self.rollouts} has to be a multiple of group={self.group}, "
                         "which has to be at least 2")
+    if self.micro_batch and (self.micro_batch < 0 or self.rollouts % self.micro_batch):
+        raise UserError(f"micro_batch={self.micro_batch} has to divide rollouts={self.rollouts}")
+    if self.lora < 0 or not 0 <= self.distinct <= 1:
+        raise UserError(f"lora={self.lora}, distinct={self.distinct} came, expected a rank and a share from 0 to 1")
 
-    def check(self, task: Task) -> None:
-        try: import trl  # noqa: F401
-        except ImportError as e: raise UserError("source 'trl_grpo' needs TRL: pip install 'ad_distill[rlhf]'") from e
-        if not isinstance(_text_env(task, task.instances("train")[:1]), TextVectorEnv):
-            raise UserError(f"source 'trl_grpo' is for text tasks (story_rlhf, text_rlhf), not {task.name!r}")
-        if self.model: return
-        if not isinstance(task, StoryTask):
-            raise UserError(f"source 'trl_grpo' needs a language model to train on task {task.name!r}: "
-                            "give model=DIRECTORY_OR_NAME")
-        story_model_path()
+@patch
+def _check_kind(self: TRLGRPO):
+    for name, known in (("dtype", ("", "float32", "bfloat16")), ("schedule", ("constant", "linear", "cosine"))):
+        if (given := getattr(self, name)) not in known: raise UserError(nearest(given, known, name))
+    if self.dtype == "bfloat16" and not self.lora:
+        raise UserError("dtype=bfloat16 loses small updates of the weights: take it with lora=RANK, or float32")
+
+@patch
+def check(self: TRLGRPO, task: Task) -> None:
+    try: import trl  # noqa: F401
+    except ImportError as e: raise UserError("source 'trl_grpo' needs TRL: pip install 'ad_distill[rlhf]'") from e
+    if not isinstance(_text_env(task, task.instances("train")[:1]), TextVectorEnv):
+        raise UserError(f"source 'trl_grpo' is for text tasks (story_rlhf, text_rlhf), not {task.name!r}")
+    if self.model: return
+    if not isinstance(task, StoryTask):
+        raise UserError(f"source 'trl_grpo' needs a language model to train on task {task.name!r}: "
+                        "give model=DIRECTORY_OR_NAME")
+    story_model_path()
 
 # %% ../../nbs/recorders/02_trl.ipynb #95991ab0
 def _text_env(task, instances): return task.view("language").make_env(instances)
 
 def _config_seed(entropy): return int(np.random.SeedSequence(entropy).generate_state(1)[0]) >> 1  # 31 bits
 
+@patch
+def _init_kwargs(self: TRLGRPO):
+    "How the model is loaded; the story model as it is."
+    return {"dtype": self.dtype or "float32"} if self.model else None
+
+@patch
+def _adapters(self: TRLGRPO):
+    "Settings of LoRA, if it is asked for."
+    if not self.lora: return None
+    try: from peft import LoraConfig
+    except ImportError as e: raise UserError("source 'trl_grpo' with lora needs PEFT: pip install peft") from e
+    return LoraConfig(r=self.lora, lora_alpha=2 * self.lora, target_modules="all-linear", task_type="CAUSAL_LM")
+
+# %% ../../nbs/recorders/02_trl.ipynb #525fa540
 @patch
 def _config(self: TRLGRPO, task, folder, seed, n_episodes):
     "Settings of TRL's trainer."
@@ -407,11 +451,14 @@ def _config(self: TRLGRPO, task, folder, seed, n_episodes):
     max_tokens = self.max_tokens or (MAX_TOKENS if isinstance(task, StoryTask) else 64)
     return GRPOConfig(
         output_dir=folder, seed=seed, max_steps=math.ceil(n_episodes / self.rollouts),
-        per_device_train_batch_size=self.rollouts, num_generations=self.group, max_completion_length=max_tokens,
-        learning_rate=self.lr, lr_scheduler_type="constant", adam_beta2=.95, max_grad_norm=self.clip, beta=self.kl,
+        per_device_train_batch_size=self.micro_batch or self.rollouts, num_generations=self.group,
+        gradient_accumulation_steps=self.rollouts // (self.micro_batch or self.rollouts),
+        max_completion_length=max_tokens, model_init_kwargs=self._init_kwargs(),
+        learning_rate=self.lr, lr_scheduler_type=self.schedule, adam_beta2=.95, max_grad_norm=self.clip, beta=self.kl,
         use_cpu=not (self.model and is_available()), bf16=False, gradient_checkpointing=False, disable_dropout=True,
         report_to="none", save_strategy="no", logging_strategy="no", disable_tqdm=True, dataloader_pin_memory=False)
 
+# %% ../../nbs/recorders/02_trl.ipynb #70b3edc0
 @patch
 def _trainer(self: TRLGRPO, config, env, heard):
     "TRL's trainer of a fresh copy of the model, on the prompts of an environment."
@@ -420,9 +467,21 @@ def _trainer(self: TRLGRPO, config, env, heard):
     from trl import GRPOTrainer
     prompts = [str(p) for p in env.prompts[env.first[0]:env.stop[0]]]
     prompts *= math.ceil(self.rollouts / (self.group * len(prompts)))  # TRL needs enough of them for an update
-    trainer = GRPOTrainer(self.model or str(story_model_path()), heard, config, Dataset.from_dict({"prompt": prompts}))
+    model, data = self.model or str(story_model_path()), Dataset.from_dict({"prompt": prompts})
+    trainer = GRPOTrainer(model, heard, config, data, peft_config=self._adapters())
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+# %% ../../nbs/recorders/02_trl.ipynb #bd46f6f0
+@patch
+def _watch(self: TRLGRPO, watched, completions, updates):
+    "Stop when nearly all completions of some updates are the same."
+    watched.extend(completions)
+    n = len(set(watched))
+    if not self.model or len(watched) < watched.maxlen or n >= self.distinct * len(watched): return
+    raise UserError(f"completions collapsed: after {updates} updates only {n} of the last {len(watched)} differ, such as "
+                    f"{completions[0]!r:.60}; take a lower lr than {self.lr:g}, a higher kl than {self.kl:g}, or lora "
+                    "(distinct=0 goes on)")
 
 # %% ../../nbs/recorders/02_trl.ipynb #d759ae7b
 @patch
@@ -430,7 +489,10 @@ def _recorded(self: TRLGRPO, recorder, task, instance, seed, n_episodes, tell):
     "Train on one instance, recorded; returns the trainer."
     env = _text_env(task, np.array([instance]))  # one stream, to which all rollouts belong
     env.reset(seed=[seed])
-    def reward(prompts, completions, **kwargs): return [float(r) for r in env.reward(prompts, completions)]
+    watched = deque(maxlen=4 * self.rollouts)  # completions of the last updates
+    def reward(prompts, completions, **kwargs):
+        self._watch(watched, completions, recorder.updates)
+        return [float(r) for r in env.reward(prompts, completions)]
     with tempfile.TemporaryDirectory(prefix="trl_grpo-") as folder:
         config = self._config(task, folder, seed, n_episodes)
         trainer = self._trainer(config, env, recorder.listen(reward))
@@ -438,13 +500,14 @@ def _recorded(self: TRLGRPO, recorder, task, instance, seed, n_episodes, tell):
         with recorder.record(trainer): trainer.train()
     return trainer
 
+# %% ../../nbs/recorders/02_trl.ipynb #b29fc9a9
 @patch
 def _history(self: TRLGRPO, task, instance, number, seed, n_episodes, tell):
     "History `number`, of one instance."
     as_text = is_text_form(task.spaces)
     recorder = RolloutRecorder(None if as_text else task.spaces)
     trainer = self._recorded(recorder, task, instance, _config_seed([seed, number]), n_episodes, tell)
-    source = {"name": self.name, "params": asdict(self)}
+    source = source_id(self)
     history = recorder.history({**task_id(task), "instance": instance}, source, seed, n_episodes)
     return text_history(history, trainer.processing_class) if as_text else history
 

@@ -225,7 +225,7 @@ def token_episode(
     spaces: Spaces,  # from `token_spaces`
     logprobs: np.ndarray | None = None,  # (n,) of each token of the completion; default: not known
     rewards: np.ndarray | None = None,  # (n,) of each token; default: nothing, and the score with the last
-    truncated: bool = False,  # cut off by a limit of length
+    truncated: bool | None = False,  # cut off by a limit of length; None: nobody knows how it ended
 ) -> Trajectory:  # one transition a token
     "A rollout in token form."
     _check_rollout(prompt_ids, completion_ids, spaces, logprobs=logprobs, rewards=rewards)
@@ -236,6 +236,7 @@ def token_episode(
     logprob = np.asarray(np.full(n, np.nan) if logprobs is None else logprobs, np.float32)  # (n,)
     columns = token_columns(prompt, action, np.array([n]), vocab_size, score, logprob, not truncated)
     if rewards is not None: columns["reward"] = np.asarray(rewards, np.float32)
+    if truncated is None: columns["terminated"][:] = False
     return Trajectory(**columns, spaces=spaces)
 
 # %% ../../nbs/rlhf/02_rollouts.ipynb #cb5a5c07
@@ -261,7 +262,7 @@ def episode_tokens(
     prompt = prompt[prompt < trajectory.spaces.action.n]  # without what fills it
     return prompt, trajectory.action.astype(np.int64), trajectory.total, trajectory.logprob
 
-# %% ../../nbs/rlhf/02_rollouts.ipynb #7cecc501
+# %% ../../nbs/rlhf/02_rollouts.ipynb #86d321e2
 def token_history(
     prompts: list[np.ndarray],  # e of them: (p,) tokens
     completions: list[np.ndarray],  # e of them: (n,) tokens, at least one
@@ -288,8 +289,10 @@ def token_history(
 # %% ../../nbs/rlhf/02_rollouts.ipynb #16ccf6e0
 class _Decoder:
     "Texts of token ids, each decoded once."
-    def __init__(self, tokenizer):
+    def __init__(self, tokenizer, completions):
         self.tokenizer = tokenizer
+        self.markup = bool(getattr(tokenizer, "chat_template", None))
+        self.ends = {tokenizer.pad_token_id, tokenizer.eos_token_id if completions else None} - {None}
         self.known = {}  # bytes of the ids -> text
 
     def __call__(self, rows):  # list of (n,) int arrays -> (rows,) texts
@@ -299,9 +302,17 @@ class _Decoder:
         return text_array(self.known[key] for key in keys)
 
     def _decoded(self, rows):
-        ids = [row.tolist() for row in rows]
-        return self.tokenizer.batch_decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        ids = [self._without_end(row.tolist()) for row in rows]
+        return self.tokenizer.batch_decode(ids, skip_special_tokens=not self.markup,
+                                           clean_up_tokenization_spaces=False)
 
+    def _without_end(self, ids):
+        while self.markup and ids and ids[-1] in self.ends: ids = ids[:-1]
+        return ids
+
+def _decoders(tokenizer): return _Decoder(tokenizer, completions=False), _Decoder(tokenizer, completions=True)
+
+# %% ../../nbs/rlhf/02_rollouts.ipynb #f2a71d82
 def text_array(
     texts: Iterable[str],  # n of them
 ) -> np.ndarray:  # (n,) object
@@ -317,9 +328,9 @@ def text_history(
     tokenizer: Any,  # that its tokens are of
 ) -> History:  # one transition a rollout
     "The same rollouts as text."
-    decode = _Decoder(tokenizer)
-    return written_history(history, decode, decode)
+    return written_history(history, *_decoders(tokenizer))
 
+# %% ../../nbs/rlhf/02_rollouts.ipynb #f293fbf4
 def written_history(
     history: History,  # in token form
     write_prompts: Callable[[list[np.ndarray]], np.ndarray],  # n rows of tokens -> (n,) texts
@@ -406,8 +417,8 @@ def _text_of(store):
     if hasattr(TASKS.get(said.get("name")), "write_history"):
         task = named_task({"task": {"params": {}, **said}}, f"the store {store.path}")
         if store.spaces == task.spaces: return task.write_history, task.view("language").spaces
-    decode = _Decoder(store_tokenizer(store))
-    return (lambda history: written_history(history, decode, decode)), text_spaces()
+    decoders = _decoders(store_tokenizer(store))
+    return (lambda history: written_history(history, *decoders)), text_spaces()
 
 def _mark(store):
     "What changes whenever a store does."
@@ -420,7 +431,7 @@ def token_store(
     tokenizer: Any,  # cuts the text into tokens
     path: str | Path,  # directory of the new store
 ) -> Store:
-    "The token form of a text store. Completions that were not cut off get the tokenizer's end token, if it has one."
+    "The token form of a text store. Completions that the model ended get the tokenizer's end token, if it has one."
     if not is_text_form(store.spaces):
         raise UserError(f"the store {store.path} holds no text: its spaces are {store.spaces}")
     def encode(texts): return tokenizer(texts, add_special_tokens=False).input_ids if texts else []
@@ -444,8 +455,9 @@ def _token_history(history, encode, spaces, eos):
     c, episodes = history.columns, []
     prompts, completions = encode(c["state"].tolist()), encode(c["action"].tolist())
     for i, (prompt, ids) in enumerate(zip(prompts, completions)):
-        truncated = bool(c["truncated"][i])
-        ids = _with_end(ids, None if truncated else eos)
+        terminated, truncated = bool(c["terminated"][i]), bool(c["truncated"][i])
+        if not (terminated or truncated): truncated = None
+        ids = _with_end(ids, eos if terminated or not ids else None)
         if not ids:
             raise UserError(f"rollout {i} of the history of {history.source['name']} has an empty completion, "
                             "and the tokenizer has no token that ends one; give it an eos_token")

@@ -208,8 +208,6 @@ def make_task(
     return TASKS.make(kind, {**params, "id": rest} if colon else params)
 
 # %% ../../nbs/10_tasks.ipynb #9d5c5819
-_RENAMED = {"trl": "rollout_log"}  # tasks by the names that older stores have
-
 def named_task(
     about: dict[str, Any],  # what a store or a model says of how it was made
     where: str,  # how to call it: "the store runs/room"
@@ -241,13 +239,15 @@ def _differences(task, theirs):
     differ = sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
     return ", ".join(f"{k}={theirs.get(k)!r}, asked for {ours.get(k)!r}" for k in differ)
 
+_RENAMED = {"trl": "rollout_log"}  # tasks by the names that older stores have
+
 def check_same_task(
     task: Task,  # the task asked for
     made_from: dict[str, Any],  # `task_id` found in a store or a model
     where: str,  # how to call that store or model in the message
 ) -> None:
     "Raise `UserError` when something was made from another task, or from the same one with other parameters."
-    if made_from["name"] != task.name:
+    if _RENAMED.get(made_from["name"], made_from["name"]) != task.name:
         raise UserError(f"{where} was made from task {made_from['name']!r}, not {task.name!r}; choose one that "
                         "fits the other")
     if differ := _differences(task, made_from["params"]):
