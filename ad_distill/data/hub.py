@@ -209,20 +209,21 @@ _COLUMNS = """## Columns
 One row is an episode; `history` and `episode` keep the learning order.
 
 - `history`, `episode`: its place, from 0; `instance`, `seed`: of the history
-- `state`, `action`, `reward`, `logprob`: lists, an item a transition; `logprob` is the natural logarithm of the probability
-  with which the learner chose the action, NaN where it is not known
+- `state`, `action`, `reward`, `logprob`: lists, an item a transition; `logprob` is the natural logarithm of the
+  probability with which the learner chose the action, NaN where it is not known
 - `terminated`, `truncated`: how the episode ended
 - `about`: JSON with the first episode of a history: task, source, versions, spaces
 
-`ad_distill import datasets FOLDER --out STORE` makes the store of it again, exactly; what lay beside it (a tokenizer) is in
-the folder `ad_distill`.
+`ad_distill import datasets FOLDER --out STORE` makes the store of it again, exactly; what lay beside it (a tokenizer)
+is in the folder `ad_distill`.
 """
 _LIMITS = """## Limits
 
 - Early episodes are bad on purpose: they show learning, and are no demonstrations.
 - Whoever trains on part of a history, or in another order, does not train on learning.
 """
-_LIMITS_OF_TEXT = """- Rewards are numbers of a function, not the judgment of people: a high one says that a text pleases the function.
+_LIMITS_OF_TEXT = """- Rewards are numbers of a function, not the judgment of people: a high one says that a text
+  pleases the function.
 - Completions were written by a language model that was trained towards such a function. They can be false, biased or
   offensive, and nobody has read all of them.
 """
