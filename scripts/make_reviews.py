@@ -47,8 +47,10 @@ def make_model(path):
     config = type(quantized.config)(**said)
     model = LlamaForCausalLM(config)
     model.load_state_dict(quantized.state_dict())
-    tokenizer.save_pretrained(path)
-    model.save_pretrained(path)
+    work = path.with_name(path.name + ".tmp")  # so that a folder of the right name is whole
+    tokenizer.save_pretrained(work)
+    model.save_pretrained(work)
+    work.rename(path)
 
 
 def source_of(args):
