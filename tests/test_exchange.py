@@ -786,3 +786,26 @@ main(["export", "store", "--to", "minari", "--out", "x-v0"])
         cwd=tmp_path,
         PATH=os.environ["PATH"],
     )
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_folder_for_the_hub_holds_the_same(case, tmp_path):
+    import yaml
+    from datasets import load_dataset
+    from ad_distill.data.hub import export_dataset, from_dataset
+
+    store = made_store(tmp_path / "store", **CASES[case])
+    (store.path / "tokenizer").mkdir()
+    (store.path / "tokenizer" / "vocab.txt").write_text("a\n")
+    folder = export_dataset(store, tmp_path / "folder", license="mit")
+    card = (folder / "README.md").read_text()
+    head = yaml.safe_load(card.split("---\n")[1])
+    assert head["license"] == "mit" and ("language" in head) == (case == "text")
+    assert all(f"## {title}" in card for title in ("How they were made", "Columns", "License", "Limits"))
+    assert str(tmp_path) not in card
+    back = from_dataset(folder, tmp_path / "back")
+    assert written(back) == written(store) and (back.path / "tokenizer" / "vocab.txt").read_text() == "a\n"
+    as_the_hub_reads = load_dataset(str(folder), cache_dir=str(tmp_path / "cache"))
+    assert written(from_dataset(as_the_hub_reads, tmp_path / "hub")) == written(store)
+    with pytest.raises(UserError, match="expected an identifier"):
+        export_dataset(store, tmp_path / "x", license="mit\nbad: yes")

@@ -323,20 +323,23 @@ def _import(reader, path, out, tokenizer, skip_bad, reward, settings, quiet, as_
 # %% ../../nbs/cli/04_main.ipynb #d42c0524
 _export_options = options(
     click.option("--to", "kind", type=click.Choice(["minari", "datasets"]), required=True,
-                 help="minari: episodes as offline RL keeps them. datasets: a table, one row an episode."),
+                 help="minari: episodes as offline RL keeps them. datasets: Parquet and a data card for a hub, one row "
+                      "an episode."),
     click.option("--out", required=True, metavar="PATH_OR_ID",
                  help="A new folder. For minari an id such as name-v0, too, which goes to Minari's own folder; for "
                       "datasets also hub:USER/NAME."),
     click.option("--format", "data_format", type=click.Choice(["hdf5", "arrow"]), default="hdf5", show_default=True,
                  help="Of a Minari dataset."),
+    click.option("--license", default="unknown", metavar="NAME", show_default=True,
+                 help="For the data card of a folder of datasets: mit, apache-2.0, ..."),
     click.option("--public", is_flag=True, help="Everyone may see what goes to the hub."),
     quiet_option, json_option)
 
-def _to_datasets(store, out, public):
+def _to_datasets(store, out, public, license):
     "Write a table of episodes into a folder, or push it to the hub; gives where it is."
-    from ad_distill.data.hub import push_dataset, save_dataset
+    from ad_distill.data.hub import export_dataset, push_dataset
     if out.startswith("hub:"): return push_dataset(store, out.removeprefix("hub:"), private=not public)
-    save_dataset(store, out)
+    export_dataset(store, out, license)
     return out
 
 def _to_minari(store, out, data_format, bar):
@@ -348,7 +351,7 @@ def _to_minari(store, out, data_format, bar):
 @main.command("export")
 @click.argument("store", metavar="DIR", type=click.Path())
 @_export_options
-def _export(store, kind, out, data_format, public, quiet, as_json):
+def _export(store, kind, out, data_format, license, public, quiet, as_json):
     """Write the store in DIR for other tools.
 
     \b
@@ -360,7 +363,7 @@ def _export(store, kind, out, data_format, public, quiet, as_json):
     store, start, bar = Store.open(store), time.perf_counter(), wants_bar(quiet)
     with interruptible("nothing was written"):
         if kind == "minari": where = _to_minari(store, out, data_format, bar)
-        else: where = _to_datasets(store, out, public)
+        else: where = _to_datasets(store, out, public, license)
     made = {"to": kind, "path": where, "histories": len(store), "episodes": len(store.episode_lengths),
             "transitions": store.n_transitions, "seconds": round(time.perf_counter() - start, 3)}
     report(made, as_json, f"{where}: {made['episodes']:,} episodes, {made['transitions']:,} transitions, "
