@@ -148,7 +148,7 @@ def _read_made_up(reader, quick):
             return n * times
 
         return {**compare(ours, theirs, pairs), "unit": "rollouts per CPU-second", "target": {"ratio": 0.5},
-                "what": f"{len(data) / 1e6:.1f} MB made up as {reader} writes; theirs: {loads.__module__}.loads of a line"}
+                "what": f"{len(data) / 1e6:.1f} MB as {reader} writes; theirs: {loads.__module__}.loads"}
 
 
 def read_slime_vs_torch(quick: bool) -> dict:
