@@ -192,8 +192,9 @@ SOURCES = Registry("source", ["ad_distill.sources.core", "ad_distill.sources.ban
 SERIALIZERS = Registry("serializer", ["ad_distill.language.forms"])
 READERS = Registry("reader", ["ad_distill.logs.trlx", "ad_distill.logs.trl", "ad_distill.logs.verl",
                               "ad_distill.logs.prime_rl", "ad_distill.logs.ms_swift", "ad_distill.logs.nemo_rl",
-                              "ad_distill.logs.open_instruct", "ad_distill.logs.jsonl",
-                              "ad_distill.logs.importing"])
+                              "ad_distill.logs.open_instruct", "ad_distill.logs.slime", "ad_distill.logs.art",
+                              "ad_distill.logs.rllm", "ad_distill.logs.areal", "ad_distill.logs.roll",
+                              "ad_distill.logs.jsonl", "ad_distill.logs.importing"])
 REWARDS = Registry("reward", ["ad_distill.rlhf.rewards"])
 
 # %% ../nbs/registry/01_registry.ipynb #acd36493

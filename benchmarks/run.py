@@ -21,7 +21,7 @@ from generate import generate_vs_sync_vector_env
 from harness import about, load
 from memory import rollouts_vs_content, store_memory
 from recording import recording_vs_bare_training, two_workers_vs_one
-from rollout_logs import import_logs_vs_orjson, read_logs_vs_orjson
+from rollout_logs import OF_TODAY, import_logs_vs_orjson, read_logs_vs_orjson
 from serialize import parse_vs_json, serialize_vs_json
 from stories import distill_stories_vs_bare_loop
 from training import train_step_vs_bare_loop
@@ -41,6 +41,7 @@ ALL = (
     rollouts_vs_content,
     read_logs_vs_orjson,
     import_logs_vs_orjson,
+    *OF_TODAY,
     recording_vs_bare_training,
     two_workers_vs_one,
 )

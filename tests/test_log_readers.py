@@ -8,7 +8,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import torch
 
 from ad_distill import UserError, import_log
 from ad_distill.logs.core import Problems, make_reader, readers_for
@@ -40,6 +43,14 @@ CASES = [
     Case("ms_swift", "ms_swift", [(IM, FOX, 0.7, 7), (IM, SAD, 0.3, 7)]),
     Case("nemo_rl", "nemo_rl", [(ASKED, FOX, 0.6, 7), (ASKED, SAD, 0.1, 7)]),
     Case("open_instruct", "open_instruct", [(IDS, [31, 8, 44, 3], 0.6, 7), (IDS, [7, 8, 45, 46, 3], 0.1, 7)]),
+    Case("slime", "slime", [(IDS, [31, 8, 44, 3], 0.6, 7), (IDS, [7, 8, 45, 46, 3], 0.1, 7)]),
+    Case("art", "art_yaml", [(ASKED, FOX, 0.6, 7), (ASKED, SAD, 0.1, 7)]),
+    Case("art", "art_jsonl", [(ASKED, FOX, 0.6, 7), (ASKED, SAD, 0.1, 7)]),
+    Case("art", "art_parquet", [(ASKED, FOX, 0.6, 7), (ASKED, SAD, 0.1, 7)]),
+    Case("rllm", "rllm", [(ASKED, FOX, 0.6, 7)]),
+    Case("areal", "areal", [("1 15 27 9 2", "31 8 44 3", 0.6, 7)]),
+    Case("roll", "roll", [(ASKED, FOX, 0.6, 7), (ASKED, SAD, 0.1, 7)]),
+    Case("roll", "roll_agentic", [(ASKED, f"assistant: {FOX}\nuser: It rains.\nassistant: It slept.", 0.6, 7)]),
     Case("jsonl", "jsonl", [(ASKED, FOX, 0.6, 7), (ASKED, SAD, 0.1, 7)]),
 ]
 over_cases = pytest.mark.parametrize("case", CASES, ids=[c.folder for c in CASES])
@@ -113,25 +124,74 @@ def outcome(case, path, problems=None):
     return found
 
 
-@over_cases
+def save_samples(file, data):
+    torch.save(data, file)
+
+
+def save_rows(file, rows):
+    pq.write_table(pa.Table.from_pylist(rows, schema=pq.read_schema(file)), file)
+
+
+BINARY = {
+    ".pt": (lambda file: torch.load(file, weights_only=True), save_samples),
+    ".parquet": (lambda file: pq.read_table(file).to_pylist(), save_rows),
+}
+
+
+def damage_binary(rng, file, data):
+    "Cut a file off, change a byte of it, or change what it holds."
+    file.write_bytes(data)
+    kind, at = rng.randrange(4), rng.randrange(len(data))
+    if kind == 0:
+        return file.write_bytes(data[:at])
+    if kind == 1:
+        return file.write_bytes(data[:at] + bytes([data[at] ^ 1 << rng.randrange(8)]) + data[at + 1 :])
+    load, save = BINARY[file.suffix]
+    held = load(file)
+    edited(rng, held)
+    try:
+        save(file, held)
+    except (pa.ArrowException, UnicodeEncodeError, OverflowError, TypeError):
+        file.write_bytes(data)  # no file can hold it
+
+
+def damage(rng, file, data):
+    "Damage a file; how many of its lines are whole, None: all, but one says something else."
+    if file.suffix in BINARY:
+        return damage_binary(rng, file, data) and None
+    spoilt, whole = damaged(rng, data)
+    file.write_bytes(spoilt)
+    return whole
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.folder != "art_yaml"], ids=lambda c: c.folder)
 def test_a_damaged_log_is_read_right_or_refused(case, tmp_path):
     shutil.copytree(LOGS / case.folder, tmp_path / "log")
     file = max((p for p in (tmp_path / "log").rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
     data, n, seen = file.read_bytes(), len(case.rows), Counter()
     lines = len(data.splitlines()) if data.splitlines()[0].rstrip().endswith(b"}") else 1
+    usual = Problems()
+    read(case, tmp_path / "log", usual)
     for seed in range(200):
-        spoilt, whole = damaged(random.Random(seed), data)
-        file.write_bytes(spoilt)
-        found = outcome(case, tmp_path / "log")
+        whole, problems = damage(random.Random(seed), file, data), Problems()
+        found = outcome(case, tmp_path / "log", problems)
         seen["read" if found is not None else "refused"] += 1
         if found is not None:
             expected = n if whole is None else n * whole // lines
-            assert len(found) == expected, (seed, len(found), expected)
+            assert len(found) == expected or {*problems.notes} - {*usual.notes}, (seed, len(found), expected)
         else:
             problems = Problems(skip=True)
             kept = outcome(case, tmp_path / "log", problems)
             assert kept is None or problems.lines and len(kept) <= n, seed
     assert seen["refused"] > 20 and seen["read"] > 5, seen
+
+
+def test_yaml_that_is_none_is_one_line(tmp_path):
+    shutil.copytree(LOGS / "art_yaml", tmp_path / "log")
+    (file,) = (tmp_path / "log").rglob("*.yaml")
+    for text in ("- [", "a: 1", "- a: 1", "- trajectories: [1]", "!!python/object/apply:os.getcwd []"):
+        file.write_text(text)
+        assert outcome(Case("art", "", []), tmp_path / "log") is None
 
 
 def test_imported_and_shown(tmp_path):

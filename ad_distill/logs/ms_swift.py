@@ -106,7 +106,7 @@ def batches(self: MsSwift,
     again, repeated, before = _made_again(_steps_of_lines(file)), 0, None
     for number, batch in json_lines(file, problems):
         if number in again: continue
-        said = hash(repr((batch.get("prompt"), batch.get("completion"))))
+        said = batch.get("prompt"), batch.get("completion")
         repeated += said == before
         if said != before: yield number, batch
         before = said

@@ -47,17 +47,23 @@ def parsed_line(
     raise UserError(f"it is no JSON object, or cut off: {line[:40].decode(errors='replace')!r}")
 
 # %% ../../nbs/logs/05_rows.ipynb #973985fe
+def _odd_line(file, number, line, problems):
+    "What is in a line that the fast parser does not like."
+    try: return parsed_line(line)
+    except UserError as e: return problems.bad(f"{file}: line {number}: {e}", rollouts=1)
+
 def json_lines(
     file: Path,  # may be compressed
     problems: Problems,  # takes lines that are no JSON objects
 ) -> Iterator[tuple[int, dict[str, Any]]]:  # number of the line from 1, and what is in it
     "The objects in a file with one a line."
-    number = 0
+    number, loads = 0, fast_loads()
     try:
         with opened_log(file) as f:
             for number, line in enumerate(f, 1):
-                try: row = parsed_line(line)
-                except UserError as e: row = problems.bad(f"{file}: line {number}: {e}", rollouts=1)
+                try: row = loads(line)
+                except ValueError: row = None
+                if type(row) is not dict: row = _odd_line(file, number, line, problems)
                 if row is not None: yield number, row
     except UNREADABLE as e:
         problems.bad(f"{file} is cut off or damaged after line {number} ({type(e).__name__}: {e})", files=1)
@@ -145,10 +151,12 @@ def tokens_of(
     if len(mask) != len(ids): raise UserError(f"{len(mask)} entries of a mask for {len(ids)} tokens")
     if not {*map(type, mask)} <= {bool, int} or not any(mask): raise UserError("no token of it is the model's")
     n = mask.index(True)
-    said = dict(prompt_ids=ids[:n], completion_ids=ids[n:], mask=None if all(mask[n:]) else [*map(bool, mask[n:])])
+    one_turn = all(mask[n:])
+    said = dict(prompt_ids=ids[:n], completion_ids=ids[n:], mask=None if one_turn else [*map(bool, mask[n:])])
     if logprobs is None: return said
-    spread = logprobs if len(logprobs) == len(ids) else _spread(logprobs, mask)
-    return {**said, "logprobs": spread[n:]}
+    if len(logprobs) == len(ids): return {**said, "logprobs": logprobs[n:]}
+    if one_turn and len(logprobs) == len(ids) - n: return {**said, "logprobs": logprobs}
+    return {**said, "logprobs": _spread(logprobs, mask)[n:]}
 
 # %% ../../nbs/logs/05_rows.ipynb #911e6419
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ class Verl(RowReader):
 
     def rollout(self, row: dict[str, Any], step: int) -> list[Rollout]:
         step, score = step_in(row, "step", step), number_in(row, self.column)
-        more = {k: x for k, x in row.items() if k not in _FIELDS}
+        more = {k: x for k, x in row.items() if k not in _FIELDS} if len(row) > len(_FIELDS) else {}
         return [Rollout(text_in(row, "input"), text_in(row, "output"), score=score, iteration=step,
                         optimizer_step=max(step - 1, -1), more=more)]
 

@@ -105,6 +105,9 @@ def message_of(
     by_model: bool = False,  # whether it stands in what the model went on with
 ) -> Message:
     "A message as a log has it; `UserError` if it is none."
+    if type(logged) is dict and len(logged) == 2 and type(role := logged.get("role")) is type(
+            said := logged.get("content")) is str:
+        return Message(role, said, by_model=by_model and role == "assistant")  # nearly every message is such a one
     m = _known(logged)
     if not isinstance(m, dict) or not isinstance(m.get("role"), str): raise UserError(_no_message("a message", logged))
     calls = m.get("tool_calls", [])
@@ -134,6 +137,8 @@ def conversation_text(
     messages: list[Message],  # in the order in which they were said
 ) -> str:
     "Messages as text: one alone is its content, several are lines `role: content`."
+    if len(messages) == 1 and not (messages[0].reasoning or messages[0].tool_calls or messages[0].more):
+        if not messages[0].name: return messages[0].content
     if len(messages) == 1 and not messages[0].name: return message_text(messages[0])
     roles = [f"{m.role} ({m.name})" if m.name else m.role for m in messages]
     return "\n".join(f"{role}: {message_text(m)}" for role, m in zip(roles, messages))
