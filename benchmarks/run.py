@@ -24,7 +24,7 @@ from recording import recording_vs_bare_training, two_workers_vs_one
 from rollout_logs import OF_TODAY, import_logs_vs_orjson, read_logs_vs_orjson
 from serialize import parse_vs_json, serialize_vs_json
 from stories import distill_stories_vs_bare_loop
-from training import train_step_vs_bare_loop
+from training import lora_step_vs_transformers, train_step_vs_bare_loop
 from windows import windows_vs_memmap, windows_vs_memmap_tensors
 
 ALL = (
@@ -33,6 +33,7 @@ ALL = (
     windows_vs_memmap_tensors,
     train_step_vs_bare_loop,
     distill_stories_vs_bare_loop,
+    lora_step_vs_transformers,
     act_vs_recompute,
     act_text_vs_recompute,
     serialize_vs_json,

@@ -1,4 +1,4 @@
-"""A training step: our trainer, on `transformers.Trainer`, against a bare loop with the same model and batches."""
+"""Training steps: our trainer, on `transformers.Trainer`, against a bare loop with the same model and batches."""
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -6,13 +6,18 @@ from pathlib import Path
 import numpy as np
 import torch
 from harness import compare
-from transformers import get_cosine_schedule_with_warmup
+from peft import LoraConfig, get_peft_model
+from transformers import LlamaConfig, LlamaForCausalLM, get_cosine_schedule_with_warmup
 
-from ad_distill.data.dataset import TrajectoryDataset, collate
+from ad_distill.data.dataset import Strided, TrajectoryDataset, Windows, collate
+from ad_distill.data.tokens import sample
+from ad_distill.language.serializer import make_serializer
+from ad_distill.language.tokenizers import build_tokenizer
+from ad_distill.models.lm import LMModel, LMSettings
 from ad_distill.models.rl import RLConfig, RLModel
 from ad_distill.sources.core import generate, make_source
 from ad_distill.tasks.core import make_task
-from ad_distill.train import DistillArguments, MuonAdamW, hidden_matrices, train
+from ad_distill.train import DistillArguments, MuonAdamW, distill_arguments, hidden_matrices, train
 
 
 def train_step_vs_bare_loop(quick: bool) -> dict:
@@ -57,3 +62,46 @@ def train_step_vs_bare_loop(quick: bool) -> dict:
         return {**result, "unit": "training steps per CPU-second", "target": {"ratio": 0.9},
                 "what": f"{steps} steps of {batch} windows of 200 transitions, start-up included; "
                         "theirs: a for loop to the same weights"}
+
+
+def cut_model():
+    "A Llama as wide as small models are, of which few layers are left, and its vocabulary of 49,152 tokens."
+    shape = dict(hidden_size=576, intermediate_size=1536, num_attention_heads=9, num_key_value_heads=3)
+    config = LlamaConfig(vocab_size=49_152, num_hidden_layers=2, tie_word_embeddings=True, **shape)
+    torch.manual_seed(0)
+    lora = LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
+    return get_peft_model(LlamaForCausalLM(config), lora)
+
+
+def lora_step_vs_transformers(quick: bool) -> dict:
+    steps, pairs = (1, 1) if quick else (4, 3)
+    task = make_task("dark_room", size=5, horizon=8)
+    with tempfile.TemporaryDirectory() as where:
+        store = generate(task, make_source("q_learning"), Path(where) / "store", 4, 60)
+        serializer = make_serializer("compact", store.spaces)
+        tokenizer = build_tokenizer(serializer, sample(store))
+        wanted = {"max_steps": steps, "save_strategy": "no", "per_device_train_batch_size": 2}
+        args = distill_arguments(Path(where) / "out", wanted, 0, {"base": "a cut model", "lora": 8})
+        settings = LMSettings(episodes=4)
+        data = dict(format="language", serializer=serializer, tokenizer=tokenizer)
+        dataset = TrajectoryDataset(store, windows=Windows(4, Strided(10)), n=2 * steps, **data)
+
+        def ours():
+            train(LMModel(cut_model(), serializer, tokenizer, settings), dataset, args, progress=False)
+            return steps
+
+        def theirs():
+            model = cut_model().train()
+            optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=args.learning_rate)
+            for indices in np.arange(len(dataset)).reshape(-1, 2):
+                batch = collate(dataset.__getitems__(indices))
+                batch.pop("field")
+                model(**batch).loss.backward()
+                optimizer.step()
+                optimizer.zero_grad()
+            return steps
+
+        result = compare(ours, theirs, pairs)
+        return {**result, "unit": "training steps per CPU-second", "target": {"ratio": 0.9},
+                "what": f"{steps} LoRA steps of 2 windows on 2 layers of width 576 with 49,152 tokens, making the "
+                        "model included; theirs: a for loop over transformers and peft"}

@@ -488,7 +488,7 @@ _setting_options = options(
     click.option("--batch", "per_device_train_batch_size", type=count, metavar="N",
                  help="Windows an update.  [default: 8]"),
     click.option("--lr", "learning_rate", type=click.FloatRange(0, min_open=True), metavar="X",
-                 help="Learning rate of AdamW.  [default: 0.003]"),
+                 help="Learning rate of AdamW.  [default: 0.003; with --base 2e-05, with LoRA adapters 0.0002]"),
     pairs_option("-s", "settings", what="Any other setting of windows, model or training, see `ad_distill settings "
                                         "--model rl` and `... lm`"))
 _train_options = options(
@@ -503,13 +503,17 @@ _train_options = options(
                  help="Pretrained causal language model to start from.  [default: a small one with fresh weights]"),
     _setting_options, seed_option, out_option,
     click.option("--resume", is_flag=True, help="Go on from the last checkpoint in the output directory."),
+    click.option("--probe/--no-probe", default=True, help="In the end ask the model what it foresees; `ad_distill "
+                                                          "probe` makes up for it.  [default: probe]"),
     quiet_option, json_option)
 
 # %% ../../nbs/cli/04_main.ipynb #107f4c6b
 def _check_training(training):
     "Let transformers refuse what it does not understand before any work."
     from ad_distill.train import DistillArguments
-    try: DistillArguments(output_dir="unused", **training)
+    import torch
+    given = {"output_dir": "unused", "use_cpu": not torch.cuda.is_available()}
+    try: DistillArguments(**{**given, **training})
     except (ValueError, TypeError) as e: raise UserError(f"settings of the training: {e}") from e
 
 def _texts(store, serializer, writes):
@@ -552,13 +556,15 @@ def _figures(got, names):
 def _trained_line(got):
     known = _figures(got, {"loss_action": "loss action", "reward_accuracy": "reward accuracy",
                            "reward_correlation": "reward correlation", "score": "score"})
-    return f"{got['path']}: {got['steps']:,} steps, {got['parameters']:,} parameters, {known}{got['seconds']:.1f} s"
+    size, trained = got["parameters"], got.get("trainable_parameters", got["parameters"])
+    some = "" if trained == size else f" ({trained:,} trained)"
+    return f"{got['path']}: {got['steps']:,} steps, {size:,} parameters{some}, {known}{got['seconds']:.1f} s"
 
 # %% ../../nbs/cli/04_main.ipynb #62ea98cb
 @main.command("train")
 @click.argument("store", metavar="DIR", type=click.Path())
 @_train_options
-def _train(store, model, serializer, writes, base, settings, seed, out, resume, quiet, as_json, **given):
+def _train(store, model, serializer, writes, base, settings, seed, out, resume, probe, quiet, as_json, **given):
     """Train a model on the store in DIR.
 
     A GPU is used where there is one. On a CPU it takes one thread; OMP_NUM_THREADS=4 in the environment gives a larger
@@ -569,6 +575,7 @@ def _train(store, model, serializer, writes, base, settings, seed, out, resume, 
              ad_distill train runs/dark_room -s width 128 -s layers 4 -s evaluate_every 500 --out runs/larger
              ad_distill train runs/dark_room --model lm --serializer compact --stride 50 --episodes 5 --out runs/text
              ad_distill train runs/rlhf --model lm -s scatter true -s max_action_tokens 60 --out runs/teller
+             ad_distill train runs/rlhf --model lm --base models/smollm -s lora 8 --episodes 5 --out runs/tuned
     """
     bar, store, reads = wants_bar(quiet), _complete_store(store), None
     task = _task_of(store.info, f"the store {store.path}")
@@ -576,10 +583,56 @@ def _train(store, model, serializer, writes, base, settings, seed, out, resume, 
         raise UserError("--serializer, -z and --base are for --model lm: the RL Format model reads no text")
     parts = sorted_settings(settings, {**given, "base": base or None}, model)
     if model == "lm": store, reads = _texts(store, serializer, writes)
-    got = _distill(task, store, out, parts, seed=seed, resume=resume, progress=bar, serializer=reads)
+    got = _distill(task, store, out, parts, seed=seed, resume=resume, progress=bar, serializer=reads, probe=probe)
     if os.environ.get("RANK", "0") != "0": return  # one of several processes reports
     got = {"path": out, "task": task.name, "model": model, **got}
     report(got, as_json, _trained_line(got))
+
+# %% ../../nbs/cli/04_main.ipynb #394ce6ab
+def _probe_store(model, summary, store):
+    "The store to ask about, and whether it is the one that the model was trained on."
+    where = store or summary.get("store")
+    if where is None: raise UserError(f"{model} does not say where its store is; name it by --store")
+    if not Path(where).exists():
+        raise UserError(f"there is no store {where}, which {model} was trained on; say where it is by --store")
+    found, settings = _complete_store(where), summary["settings"]
+    if "serializer" in settings: found = _as_text(found)
+    held = json.loads(json.dumps({"info": found.info, "histories": len(found)}))
+    return found, held == settings["store"]
+
+def _probed_line(got):
+    names = {k: k.replace("_", " ") for k in got}
+    known = {k: v for k, v in got.items() if isinstance(v, float)}
+    return f"{got['path']}: {_figures(known, names).rstrip(', ')}"
+
+# %% ../../nbs/cli/04_main.ipynb #5e6ef138
+@main.command("probe")
+@click.argument("model", metavar="MODEL_DIR", type=click.Path())
+@click.option("--store", metavar="DIR", type=click.Path(), help="Histories to ask about.  [default: those that it was "
+                                                                "trained on]")
+@quiet_option
+@json_option
+def _probe(model, store, quiet, as_json):
+    """Ask a trained model what it foresees: which rewards, which actions there are.
+
+    `train` does so in the end; this makes up for it after `--no-probe`, or where it was killed.
+
+    \b
+    Example: ad_distill probe runs/model
+             ad_distill probe runs/model --store runs/other_room
+    """
+    from ad_distill.data.dataset import windows_of
+    from ad_distill.evaluation.probes import PROBED, probe
+    from ad_distill.models.loading import load_model
+    from ad_distill.train import read_summary, with_probes
+    bar, summary = wants_bar(quiet), read_summary(Path(model))
+    histories, same = _probe_store(model, summary, store)
+    windows = windows_of(**summary["settings"]["windows"])
+    with interruptible("nothing was written"):
+        if same: found = with_probes(Path(model), summary, histories, windows, progress=bar)
+        else: found = probe(load_model(model), histories, windows, summary["settings"]["seed"] + 1, progress=bar)
+    got = {"path": model, **{k: v for k, v in found.items() if k.startswith(PROBED)}}
+    report(got, as_json, _probed_line(got))
 
 # %% ../../nbs/cli/04_main.ipynb #3d586c78
 _evaluate_options = options(

@@ -492,6 +492,7 @@ class TrajectoryDataset(Dataset):
         tokenizer: Any = None,  # a `PreTrainedTokenizerFast`; from `build_tokenizer` or `load_tokenizer`
         max_tokens: int | None = None,  # how many tokens the model can read: a longer window is refused
         progress: bool = False,  # show a bar while the store is tokenized
+        bos: int | None = None,  # token that every window of text begins with
     ):
         if format not in FORMATS: raise UserError(nearest(format, FORMATS, "format"))
         if n < 1: raise UserError(f"n, the number of windows, must be at least 1, not {n}")
@@ -500,7 +501,7 @@ class TrajectoryDataset(Dataset):
         n_episodes = np.diff(store.episode_offset)  # (h,)
         self.history, self.episode = windows.lay(n_episodes, n, seed, lambda h: store[h].returns)  # (n,), (n, e)
         self.length = _common(store.episode_lengths)  # of every episode; 0 when they differ
-        of_text = dict(serializer=serializer, tokenizer=tokenizer, max_tokens=max_tokens)
+        of_text = dict(serializer=serializer, tokenizer=tokenizer, max_tokens=max_tokens, bos=bos)
         if format == "language": self._read_text(**of_text, progress=progress)
         else: _refuse(of_text)
 
@@ -580,11 +581,11 @@ def _numbers(self: TrajectoryDataset, indices):
 
 # %% ../../nbs/data/04_dataset.ipynb #a0c4d04e
 @patch
-def _read_text(self: TrajectoryDataset, serializer, tokenizer, max_tokens, progress):
+def _read_text(self: TrajectoryDataset, serializer, tokenizer, max_tokens, bos, progress):
     "Make sure that all episodes are there as tokens."
     _require(serializer=serializer, tokenizer=tokenizer)
     if isinstance(serializer, str): serializer = make_serializer(serializer, self.store.spaces)
-    self.serializer, self.tokenizer, self.max_tokens = serializer, tokenizer, max_tokens
+    self.serializer, self.tokenizer, self.max_tokens, self.bos = serializer, tokenizer, max_tokens, bos
     self.stream = TokenStream(serializer, tokenizer)
     self._try_some()
     self.tokens = tokenize(self.store, self.stream, ZeroedRewards() in self.windows.ablations, progress)
@@ -612,6 +613,7 @@ def _try_some(self: TrajectoryDataset):
 @patch
 def _check_fits(self: TrajectoryDataset, n):
     "`UserError` if a window of `n` tokens is too long."
+    n += self.bos is not None
     if self.max_tokens is None or n <= self.max_tokens: return
     raise UserError(f"a window of {self.windows.episodes} episodes is {n:,} tokens long with serializer "
                     f"{self.serializer.name!r}, but the model reads at most {self.max_tokens:,}; choose fewer "
@@ -646,11 +648,18 @@ def _written(self: TrajectoryDataset, indices):
     return ids[row], field[row], mask
 
 @patch
+def _begun(self: TrajectoryDataset, ids, field, mask):
+    "Ids, fields and mask of windows behind the token that they begin with."
+    if self.bos is None: return ids, field, mask
+    def behind(x, first): return np.pad(x, ((0, 0), (1, 0)), constant_values=first)  # (b, 1 + l)
+    return behind(ids, self.bos), behind(field, PADDING["field"]), behind(mask, True)
+
+@patch
 def _text(self: TrajectoryDataset, indices):
     "A batch of format \"language\"."
     kept = {ShuffledEpisodes(), ZeroedRewards()}  # other ablations change what is written
     read = self._kept if kept.issuperset(self.windows.ablations) else self._written
-    ids, field, mask = read(indices)  # (b, l)
+    ids, field, mask = self._begun(*read(indices))  # (b, l)
     ids, field = ids.astype(np.int64), field.astype(np.int64)  # (b, l)
     labels = np.where(mask, ids, PADDING["labels"])  # (b, l)
     field = np.where(mask, field, PADDING["field"])  # (b, l)
@@ -686,7 +695,8 @@ def dataset_for(
 ) -> TrajectoryDataset:
     "Windows in the format that a model reads."
     if not getattr(model, "serializer", None): return TrajectoryDataset(store, windows=windows, n=n, seed=seed)
-    reads = dict(serializer=model.serializer, tokenizer=model.tokenizer, max_tokens=model.settings.max_tokens)
+    reads = dict(serializer=model.serializer, tokenizer=model.tokenizer, max_tokens=model.settings.max_tokens,
+                 bos=getattr(model, "bos", None))
     return TrajectoryDataset(store, "language", windows, n, seed, **reads)
 
 # %% ../../nbs/data/04_dataset.ipynb #8539da6d

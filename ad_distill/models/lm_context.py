@@ -101,7 +101,8 @@ class Context:
         most: int,  # tokens that one action may have
     ):
         max_tokens = model.settings.max_tokens
-        self.model, self.b, self.limit = model, b, max_tokens - most - 1
+        self.bos = [] if model.bos is None else [model.bos]  # what the context begins with
+        self.model, self.b, self.limit = model, b, max_tokens - most - 1 - len(self.bos)
         if self.limit < 1:
             raise UserError(f"an action may have {most} tokens, but the model reads {max_tokens} in all; choose a "
                             "smaller max_action_tokens, or a model with more positions")
@@ -114,7 +115,7 @@ class Context:
 
     def forget(self) -> None:
         "Drop keys and values: all that stands in the context is to be read anew."
-        self.unread = [list(chain(*episodes)) for episodes in self.episodes]  # tokens that the cache does not hold yet
+        self.unread = [[*self.bos, *chain(*episodes)] for episodes in self.episodes]  # what the cache does not hold yet
         self.cache = Cache(layer_class_to_replicate=GrowingLayer)
         self.mask = np.zeros((self.b, 0), int)  # (b, columns) 1 where the cache has a token of the stream
         self.length = np.zeros(self.b, int)  # (b,) tokens in the cache
