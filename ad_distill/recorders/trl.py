@@ -479,7 +479,8 @@ def _watch(self: TRLGRPO, watched, completions, updates):
     watched.extend(completions)
     n = len(set(watched))
     if not self.model or len(watched) < watched.maxlen or n >= self.distinct * len(watched): return
-    raise UserError(f"completions collapsed: after {updates} updates only {n} of the last {len(watched)} differ, such as "
+    raise UserError(f"completions collapsed: after {updates} updates only {n} of the last {len(watched)} differ, "
+                    "such as "
                     f"{completions[0]!r:.60}; take a lower lr than {self.lr:g}, a higher kl than {self.kl:g}, or lora "
                     "(distinct=0 goes on)")
 
