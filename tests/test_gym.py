@@ -351,3 +351,53 @@ def test_an_environment_that_the_code_has_never_heard_of(tmp_path):
         json.loads(got.stdout)["task"] == "gym:minigrid:MiniGrid-Empty-5x5-v0"
         and len((tmp_path / "t.csv").read_text().splitlines()) == 5
     )
+
+
+class Lock(gym.Env):
+    "Its attributes are of every kind."
+
+    observation_space, action_space = gym.spaces.Discrete(2), gym.spaces.Discrete(6)
+
+    def __init__(self):
+        self.secret, self.weight, self.is_on, self.goal, self.moved = 3, 1.5, True, (1, 2), 4
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.time, self.moved = 0, 1
+        return 0, {}
+
+    def step(self, action):
+        self.time += 1
+        return 0, float(action == self.secret), False, self.time >= 4, {}
+
+
+gym.register("Lock-v0", Lock)
+
+
+def test_a_whole_number_is_drawn_whole():
+    lock = make_task("gym:Lock-v0", vary="secret=0:5")
+    assert sorted(lock.describe(i)["secret"] for i in range(lock.n_instances)) == [0, 1, 2, 3, 4, 5]
+    assert all(isinstance(lock.describe(i)["secret"], int) for i in range(6))
+    for vary in ("secret=0.0:5", "weight=0:5"):
+        assert isinstance(next(iter(make_task("gym:Lock-v0", vary=vary).describe(0).values())), float)
+
+
+@pytest.mark.parametrize(
+    "vary, why",
+    [
+        ("is_on=0:1", "the switch True"),
+        ("goal=0:3", "the tuple"),
+        ("moved=2:9", "reset.. of Lock-v0 made it 1"),
+        ("secret=5:0", "the lower end first"),
+        ("secret=0:inf", "the lower end first"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(vary, why):
+    with pytest.raises(UserError, match=why):
+        make_task("gym:Lock-v0", vary=vary)
+
+
+def test_notes_say_where_best_comes_from():
+    assert "reward_threshold" in make_task("gym:FrozenLake-v1").notes[1]
+    assert "no best return" in make_task("gym:Lock-v0").notes[1]
+    assert "as `best` says" in make_task("gym:Lock-v0", best=4.0).notes[1]

@@ -21,7 +21,8 @@ from .console import (
     seed_option, serializer_of, sorted_settings, wants_bar)
 from .notebooks import (
     execute, experiment_values, experiments, find_experiment, list_experiments, made_since, output_path, parameters_of)
-from .show import chosen, plot_store, show_history, show_parsed, show_store, store_summary
+from .show import (
+    chosen, plot_scores, plot_store, rise_note, show_history, show_parsed, show_store, store_summary)
 from ..registry import READERS, SERIALIZERS, SOURCES, TASKS, UserError, nearest, trusted
 
 # %% ../../nbs/cli/04_main.ipynb #a0a08015
@@ -158,6 +159,11 @@ def _candidates():
     "Names of sources, the usual ones first; `random` learns nothing, so it has to be asked for."
     return [*USUAL_SOURCES, *(name for name in SOURCES if name not in (*USUAL_SOURCES, "random"))]
 
+def _task_line(task, split):
+    "What is learnt, and what a score of 1 is."
+    counts = f"{task.n_instances:,} instances, {len(task.instances(split)):,} of them in the split {split}"
+    return f"task: {task.name}, {'; '.join([counts, *task.notes])}"
+
 def _choose_source(task, name, pairs):
     "The source asked for, or else the first that can learn the task."
     if name is not None: return make(SOURCES, name, pairs)
@@ -217,12 +223,15 @@ def _generate(task, source, histories, episodes, seed, out, workers, ray, params
     task = make(TASKS, task, params)
     source = _choose_source(task, source, settings)
     replace(task).make_env(task.instances(split)[:1])  # wrong prompts or rewards show before a store is begun
+    if not as_json: click.echo(_task_line(task, split), err=True)
     start = time.perf_counter()
     with interruptible("the histories that are complete are kept, and running the same command again goes on from "
                        "there"):
         store = generate(task, source, out, histories, episodes, seed, split, workers, wants_bar(quiet), ray)
     made = _stored({"task": task.name, "source": source.name}, store, out, start)
     report(made, as_json, _stored_line(made))
+    flat = "" if source.name == "random" else rise_note(store)
+    if flat and not as_json: click.echo(flat, err=True)
 
 # %% ../../nbs/cli/04_main.ipynb #77cabb35
 _import_options = options(
@@ -651,6 +660,8 @@ _evaluate_options = options(
                  help="Independent runs on each instance."),
     click.option("--split", type=click.Choice(SPLITS), default="held_out", show_default=True,
                  help="Which instances; validation and test are the two halves of held_out."),
+    click.option("--plot", metavar="FILE", type=click.Path(),
+                 help="Draw the scores by episode (png, svg, pdf)."),
     click.option("--baselines", is_flag=True,
                  help="Add to the table what random play, the optimum and the usual source get on the same instances, "
                       "in as many episodes; for stories what simple learners get, too."),
@@ -668,6 +679,18 @@ def _check_evaluate(out, task, params, serializer, writes):
     if kind not in TABLES: raise UserError(nearest(kind, TABLES, f"kind of table in --out {out}:"))
     if params and task is None: raise UserError("-p needs --task: of which task?")
     if writes and serializer is None: raise UserError("-z needs --serializer: a setting of which?")
+
+def _check_model_folder(path):
+    "Notice a folder that holds no model before anything heavy is imported."
+    if Path(path, "config.json").is_file() or Path(path, "ad_distill.json").is_file(): return
+    what = "holds no model (no config.json)" if Path(path).is_dir() else "is not there"
+    raise UserError(f"the model {path} {what}; expected a folder that `ad_distill train` wrote")
+
+def _above_one(got, task):
+    "A line about scores that pass 1; empty where they do not."
+    if max(got["first_score"], got["score_mean"]) <= 1.02: return ""
+    why = "; ".join(note for note in task.notes if note.startswith("score 1"))
+    return "the score passes 1: what this task calls best is less than can be earned" + (f" ({why})" if why else "")
 
 def _write_table(table, out):
     Path(out).parent.mkdir(parents=True, exist_ok=True)
@@ -692,10 +715,13 @@ def _baselines_line(summary):
 
 def _score_line(got):
     low, high = got["score_ci"]
+    at_80 = "mean over all of at least .8, for five episodes"
     first = f"score {got['first_score']:.2f} in the first episode"
-    last = f"{got['score_iqm']:.2f} ({low:.2f} to {high:.2f}) in the last {min(10, got['episodes'])}"
+    n_last = _count(min(10, got["episodes"]), "episode")
+    last = (f"{got['score_iqm']:.2f} ({low:.2f} to {high:.2f}) in the last {n_last}, "
+            f"without the best and the worst quarter of histories, {got['score_mean']:.2f} with them")
     to_80 = got["episodes_to_80"]
-    reached = f"80 % of the optimum after {to_80} episodes" if to_80 else "never at 80 % of the optimum"
+    reached = f"a {at_80}, from episode {to_80} on" if to_80 else f"never a {at_80}"
     known = _figures(got, {"parse_failure": "parse failures", "reward_accuracy": "reward accuracy"})
     return f"{got['path']}: {first}, {last}, {reached}, {known}{got['seconds']:.1f} s"
 
@@ -703,7 +729,8 @@ def _score_line(got):
 @main.command("evaluate")
 @click.argument("model", metavar="MODEL_DIR", type=click.Path())
 @_evaluate_options
-def _evaluate(model, task, params, serializer, writes, episodes, instances, baselines, out, quiet, as_json, **how):
+def _evaluate(model, task, params, serializer, writes, episodes, instances, baselines, plot, out, quiet, as_json,
+              **how):
     """Let a frozen model act, and see whether it learns in context.
 
     \b
@@ -711,6 +738,7 @@ def _evaluate(model, task, params, serializer, writes, episodes, instances, base
              ad_distill evaluate runs/text --serializer compact --feedback zeroed --out runs/blind.csv
     """
     _check_evaluate(out, task, params, serializer, writes)
+    _check_model_folder(model)
     if task is not None: task = make(TASKS, task, params)
     from ad_distill.evaluation.play import evaluate
     from ad_distill.evaluation.statistics import summarize
@@ -724,11 +752,14 @@ def _evaluate(model, task, params, serializer, writes, episodes, instances, base
         same = {k: how[k] for k in ("streams", "split", "seed")}
         if baselines: table = _with_baselines(table, task, episodes, bar, n_instances=instances, **same)
     _write_table(table, out)
+    if plot: plot_scores(table, plot)
     reads = net.serializer.name if hasattr(net, "serializer") else None
     got = {"path": out, "model": model, "task": task.name, "episodes": episodes, "instances": instances, **how,
            "serializer": reads, "seconds": round(time.perf_counter() - start, 3), **summarize(table)["model"]}
     if baselines: got["baselines"] = {k: v for k, v in summarize(table).items() if k != "model"}
     report(got, as_json, _score_line(got) + _baselines_line(got.get("baselines", {})))
+    above = "" if as_json else _above_one(got, task)
+    if above: click.echo(above, err=True)
 
 # %% ../../nbs/cli/04_main.ipynb #a14a0a78
 @main.command("run")

@@ -71,6 +71,20 @@ def _is_shown(sym, name, p):
     return not (is_class and name in ("args", "kwargs") and not p["docment"])
 
 # %% ../../nbs/dev/01_api_docs.ipynb #91c388f0
+def _inherited(sym):
+    "Meanings of the fields of a class that stand in the classes it builds on, or in the metadata of a field."
+    found = {}
+    for base in reversed(inspect.getmro(sym) if inspect.isclass(sym) else ()):
+        own = vars(base).get("__dataclass_fields__", {})
+        found.update({k: f.metadata["help"] for k, f in own.items() if f.metadata.get("help")})
+        if base.__module__.startswith("ad_distill."): found.update(_comments(base))
+    return found
+
+def _comments(cls):
+    "The comments behind the fields of a class, without those it has from others."
+    try: return {k: v for k, v in docments(cls).items() if v and k != "return"}
+    except Exception: return {}
+
 def parameters(
     sym: Any,  # function or class
 ) -> list[tuple[str, str, str, str]]:  # name, type, default, meaning; the result comes last, under the name ""
@@ -78,9 +92,10 @@ def parameters(
     try: found = docments(sym, full=True, args_kwargs=True)
     except Exception: return []  # what has no source or no signature has no table
     stars = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
-    rows = []
+    rows, inherited = [], _inherited(sym)
     for name, p in found.items():
         if not _is_shown(sym, name, p): continue
+        if not p["docment"]: p["docment"] = inherited.get(name, "")
         if name == "return": rows.append(("", short_type(p["anno"]), "", line(p["docment"])))
         else: rows.append((stars.get(p["kind"], "") + name, short_type(p["anno"]), short_default(p["default"]),
                            line(p["docment"])))
@@ -208,6 +223,7 @@ def _whole_name(sym, name):
     owner = getattr(sym, "__annotations__", {}).get("self")
     return f"{owner.__name__}.{name}" if isinstance(owner, type) and "." not in name else name
 
+# %% ../../nbs/dev/01_api_docs.ipynb #989c6755
 class ApiTable(ShowDocRenderer):
     "A public name on its page, as markdown."
     def _repr_markdown_(self) -> str:

@@ -55,6 +55,8 @@ class Task:
     def n_instances(self) -> int: raise NotImplementedError
     @property
     def left_out(self) -> list[str]: return []  # names of what its environments tell and histories do not keep
+    @property
+    def notes(self) -> list[str]: return []  # what a user should know before any work, a line each
     @staticmethod
     def modules(params: dict[str, Any]) -> list[str]: return []  # whose code runs when it is made with these parameters
 
