@@ -715,13 +715,13 @@ def _baselines_line(summary):
 
 def _score_line(got):
     low, high = got["score_ci"]
-    at_80 = "mean over all of at least .8, for five episodes"
     first = f"score {got['first_score']:.2f} in the first episode"
     n_last = _count(min(10, got["episodes"]), "episode")
     last = (f"{got['score_iqm']:.2f} ({low:.2f} to {high:.2f}) in the last {n_last}, "
             f"without the best and the worst quarter of histories, {got['score_mean']:.2f} with them")
     to_80 = got["episodes_to_80"]
-    reached = f"a {at_80}, from episode {to_80} on" if to_80 else f"never a {at_80}"
+    by_80 = f"is .8 over the five from episode {to_80} on" if to_80 else "is never .8 over any five episodes"
+    reached = f"the mean of all histories {by_80}"
     known = _figures(got, {"parse_failure": "parse failures", "reward_accuracy": "reward accuracy"})
     return f"{got['path']}: {first}, {last}, {reached}, {known}{got['seconds']:.1f} s"
 
@@ -735,6 +735,7 @@ def _evaluate(model, task, params, serializer, writes, episodes, instances, base
 
     \b
     Example: ad_distill evaluate runs/model --task dark_room --episodes 60 --instances 16 --out runs/scores.csv
+             ad_distill evaluate runs/model --baselines --plot runs/scores.png --out runs/scores.csv
              ad_distill evaluate runs/text --serializer compact --feedback zeroed --out runs/blind.csv
     """
     _check_evaluate(out, task, params, serializer, writes)
