@@ -27,10 +27,10 @@ class Areal(RowReader):
     caveats: ClassVar[tuple[str, ...]] = (
         "AReaL: trajectories that a filter rejected are in it",
         "AReaL: of conversations of several turns the prompt ends in the wrong place",
-        "AReaL: the log does not say which completions were cut off; all count as ended")
+        "AReaL: the log does not say which completions were cut off: how they ended stays unknown")
 
     def rollout(self, row: dict[str, Any], step: int) -> list[Rollout]:
         version = step_in(row, "tail_version", step)
         more = {k: row[k] for k in ("task_id", "sample_idx", "head_version", "seqlen", "prompt_len") if k in row}
         return [Rollout(text_in(row, "prompt"), text_in(row, "completion"), score=number_in(row, "reward"),
-                        iteration=version, optimizer_step=version, more=more)]
+                        ended=None, iteration=version, optimizer_step=version, more=more)]

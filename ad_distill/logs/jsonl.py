@@ -41,7 +41,7 @@ def _whether_ended(x):
     raise UserError(f"it says {str(x)[:40]!r} about its end, expected one of {', '.join(map(str, _ENDED))}")
 
 # %% ../../nbs/logs/08_jsonl.ipynb #defcce35
-_NO_END = "jsonl: it was not said which completions were cut off (-s ended COLUMN); all count as ended"
+_NO_END = "jsonl: it was not said which completions were cut off (-s ended COLUMN): it stays unknown"
 
 @register_reader("jsonl")
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def rollout(self: JsonLines,
     if self.step in row and row[self.step] is not None:
         r.iteration = step_in(row, self.step)
         r.optimizer_step = max(r.iteration - 1, -1)
-    if self.ended: r.ended = _whether_ended(_column(row, self.ended, "ended"))
+    r.ended = _whether_ended(_column(row, self.ended, "ended")) if self.ended else None
     if self.prompt_ids: self._add_tokens(r, row)
     return [r]
 

@@ -85,7 +85,7 @@ class MsSwift(BatchReader):
     keys: ClassVar[tuple[tuple[str, ...], ...]] = (("step", "prompt", "completion"),)
     caveats: ClassVar[tuple[str, ...]] = (
         "ms-swift: completions of evaluations, if there were any, stand among those of the training",
-        "ms-swift: the log does not say which completions were cut off; all count as ended")
+        "ms-swift: the log does not say which completions were cut off: how they ended stays unknown")
 
     def rollout(self, row: dict[str, Any], step: int) -> list[Rollout]:
         weights = _weights(tuple(row), self.columns, self.weights)
@@ -93,7 +93,7 @@ class MsSwift(BatchReader):
         given, at = [x for x in paid if not math.isnan(x)], _step_of(row["step"])
         more = {k: x for k, x in row.items() if k not in ("step", "prompt", "completion")}
         score = math.fsum(given) if given else math.nan
-        return [Rollout(text_in(row, "prompt"), text_in(row, "completion"), score=score,
+        return [Rollout(text_in(row, "prompt"), text_in(row, "completion"), score=score, ended=None,
                         iteration=at, optimizer_step=max(at - 1, -1), more=more)]
 
 # %% ../../nbs/logs/09_ms_swift.ipynb #cdc16662

@@ -57,14 +57,14 @@ class NemoRL(RowReader):
         ("content", "rewards", "input_lengths", "token_ids", "token_loss_mask"),)
     caveats: ClassVar[tuple[str, ...]] = (
         "NeMo-RL: rewards are after scaling and shaping",
-        "NeMo-RL: the log does not say which completions were cut off; all count as ended")
+        "NeMo-RL: the log does not say which completions were cut off: how they ended stays unknown")
 
     def rollout(self, row: dict[str, Any], step: int) -> list[Rollout]:
         row = _unwrapped(row)
         ids, mask, logprobs = _tokens(row, row["input_lengths"])
         said, messages = tokens_of(ids, mask, logprobs), _messages(list_in(row, "content"), mask)
         more = {k: row[k] for k in ("filtered_rewards", "sample_loss_mask", "agent_ref", "idx") if k in row}
-        return [conversation_rollout(messages, score=number_in(row, "rewards"), iteration=step,
+        return [conversation_rollout(messages, score=number_in(row, "rewards"), ended=None, iteration=step,
                                      optimizer_step=max(step - 1, -1), more=more, **said)]
 
 # %% ../../nbs/logs/10_nemo_rl.ipynb #e0b333e0

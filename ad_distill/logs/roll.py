@@ -25,9 +25,9 @@ def _within(row, key):
 def _answered(row):
     "The rollout of a row with verifiable rewards."
     score, response = number_in(row, "scores"), text_in(row, "responses")
-    if row.get("prompt") is not None: return Rollout(text_in(row, "prompt"), response, score=score)
+    if row.get("prompt") is not None: return Rollout(text_in(row, "prompt"), response, score=score, ended=None)
     asked = logged_messages({"messages": _within(row, "messages")}, "messages")
-    return conversation_rollout([*asked, Message("assistant", response, by_model=True)], score=score)
+    return conversation_rollout([*asked, Message("assistant", response, by_model=True)], score=score, ended=None)
 
 def _played(row):
     "The rollout of an agent's trajectory; its turns have rewards where there is one for each."
@@ -54,7 +54,7 @@ class Roll(BatchReader):
         ("global_step", "responses", "scores"), ("global_step", "trajectory_data", "messages"))
     caveats: ClassVar[tuple[str, ...]] = (
         "ROLL: special tokens are gone from the responses of its pipeline with verifiable rewards, "
-        "and which were cut off is not said; all count as ended",)
+        "and which were cut off is not said: how they ended stays unknown",)
 
     def required(self, batch: dict[str, Any]) -> tuple[str, ...]: return self.keys["trajectory_data" in batch]
 

@@ -54,7 +54,7 @@ class Verl(RowReader):
     keys: ClassVar[tuple[tuple[str, ...], ...]] = (("input", "output", "score", "step"),)
     caveats: ClassVar[tuple[str, ...]] = (
         "verl: special tokens are gone from the texts; of a chat only bare lines such as user and assistant are left",
-        "verl: the log does not say which completions were cut off; all count as ended")
+        "verl: the log does not say which completions were cut off: how they ended stays unknown")
 
     def __post_init__(self):
         if self.outputs in ("last", "all"): return
@@ -63,7 +63,7 @@ class Verl(RowReader):
     def rollout(self, row: dict[str, Any], step: int) -> list[Rollout]:
         step, score = step_in(row, "step", step), number_in(row, self.column)
         more = {k: x for k, x in row.items() if k not in _FIELDS} if len(row) > len(_FIELDS) else {}
-        return [Rollout(text_in(row, "input"), text_in(row, "output"), score=score, iteration=step,
+        return [Rollout(text_in(row, "input"), text_in(row, "output"), score=score, ended=None, iteration=step,
                         optimizer_step=max(step - 1, -1), more=more)]
 
 # %% ../../nbs/logs/06_verl.ipynb #fc4ac167
