@@ -161,3 +161,19 @@ def test_a_module_that_cannot_be_imported_is_one_line(text, says, tmp_path):
     done = run("ad_distill", "tasks", "--import", "json", "--import", "mine", cwd=tmp_path, check=False)
     lines = done.stderr.strip().splitlines()
     assert done.returncode == 2 and len(lines) == 1 and "mine" in lines[0] and says in lines[0] and not done.stdout
+
+
+def test_files_around_the_project_are_whole():
+    "What GitHub and others read of it parses, and says the version that settings.ini says."
+    from configparser import ConfigParser
+
+    import yaml
+
+    ini = ConfigParser(delimiters=["="])
+    ini.read(ROOT / "settings.ini", encoding="utf-8")
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert cited["version"] == ini["DEFAULT"]["version"] and cited["repository-code"] == ini["DEFAULT"]["git_url"]
+    assert "CITATION.cff" in (ROOT / "README.md").read_text(encoding="utf-8")
+    files = [*(ROOT / ".github").rglob("*.y*ml"), ROOT / ".pre-commit-config.yaml"]
+    assert len(files) >= 8 and all(yaml.safe_load(f.read_text(encoding="utf-8")) for f in files)
+    json.loads((ROOT / ".devcontainer/devcontainer.json").read_text(encoding="utf-8"))
