@@ -20,8 +20,8 @@ def _response(query, prompt):
     "A query without the prompt that it begins with."
     if query.startswith(prompt): return query[len(prompt):]
     raise UserError(f"the query {query[:60]!r} does not begin with its prompt {prompt[:60]!r}, so its completion is "
-                    "not known: was the prompt too long and cut, or does the tokenizer change it? Allow longer prompts, or "
-                    "leave this one out")
+                    "not known: was the prompt too long and cut, or does the tokenizer change it? "
+                    "Allow longer prompts, or leave this one out")
 
 def _rewards(value, n):
     "The numbers in what a reward function returned for n rollouts: a tensor, an array, a list, or a dict with one."
