@@ -223,15 +223,14 @@ def _generate(task, source, histories, episodes, seed, out, workers, ray, params
     task = make(TASKS, task, params)
     source = _choose_source(task, source, settings)
     replace(task).make_env(task.instances(split)[:1])  # wrong prompts or rewards show before a store is begun
-    if not as_json: click.echo(_task_line(task, split), err=True)
     start = time.perf_counter()
     with interruptible("the histories that are complete are kept, and running the same command again goes on from "
                        "there"):
         store = generate(task, source, out, histories, episodes, seed, split, workers, wants_bar(quiet), ray)
     made = _stored({"task": task.name, "source": source.name}, store, out, start)
     report(made, as_json, _stored_line(made))
-    flat = "" if source.name == "random" else rise_note(store)
-    if flat and not as_json: click.echo(flat, err=True)
+    notes = [_task_line(task, split), "" if source.name == "random" else rise_note(store)]
+    for note in [] if as_json else filter(None, notes): click.echo(note, err=True)
 
 # %% ../../nbs/cli/04_main.ipynb #77cabb35
 _import_options = options(
