@@ -187,8 +187,9 @@ TASKS = Registry("task", ["ad_distill.tasks.bandits", "ad_distill.tasks.rooms", 
                           "ad_distill.rlhf.tasks", "ad_distill.rlhf.stories.task", "ad_distill.rlhf.reviews.task",
                           "ad_distill.logs.importing"])
 SOURCES = Registry("source", ["ad_distill.sources.core", "ad_distill.sources.bandits", "ad_distill.sources.tabular",
-                              "ad_distill.sources.sb3", "ad_distill.rlhf.stories.rloo",
-                              "ad_distill.rlhf.stories.learners", "ad_distill.recorders.trl"])
+                              "ad_distill.sources.sb3", "ad_distill.sources.search",
+                              "ad_distill.rlhf.stories.rloo", "ad_distill.rlhf.stories.learners",
+                              "ad_distill.recorders.trl"])
 SERIALIZERS = Registry("serializer", ["ad_distill.language.forms"])
 READERS = Registry("reader", ["ad_distill.logs.trlx", "ad_distill.logs.trl", "ad_distill.logs.verl",
                               "ad_distill.logs.prime_rl", "ad_distill.logs.ms_swift", "ad_distill.logs.nemo_rl",

@@ -716,8 +716,8 @@ def _score_line(got):
     low, high = got["score_ci"]
     first = f"score {got['first_score']:.2f} in the first episode"
     n_last = _count(min(10, got["episodes"]), "episode")
-    last = (f"{got['score_iqm']:.2f} ({low:.2f} to {high:.2f}) in the last {n_last}, "
-            f"without the best and the worst quarter of histories, {got['score_mean']:.2f} with them")
+    last = (f"{got['score_mean']:.2f} ({low:.2f} to {high:.2f}) in the last {n_last}, "
+            f"{got['score_iqm']:.2f} without the best and the worst quarter, {got['failed']:.0%} of histories below .5")
     to_80 = got["episodes_to_80"]
     by_80 = f"is .8 over the five from episode {to_80} on" if to_80 else "is never .8 over any five episodes"
     reached = f"the mean of all histories {by_80}"

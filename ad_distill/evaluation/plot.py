@@ -21,6 +21,9 @@ STYLE = {  # agent -> label, color, line style
     "model": ("RL Format, in context", "#d1495b", "-"),
     "lm": ("Language Format, in context", "#7b2d8b", "-"),
     "source": ("source, learning", "#00798c", "-"),
+    "tuned": ("source, tuned", "#00798c", "--"),
+    "search": ("search by hand", "#6a994e", "-."),
+    "zeroed": ("told that rewards are 0", "#b08968", ":"),
     "expert": ("expert distillation", "#edae49", "-"),
     "optimum": ("optimum", "#30343f", "--"),
     "random": ("random", "#8d96a3", ":")}
@@ -33,7 +36,7 @@ def binned(
 ) -> pd.DataFrame:  # agent, training_seed (if there), history, episode (number of the window, from 0), and the value
     "Every few episodes of a history as one."
     table = table.assign(episode=(table["episode"] - 1) // window)
-    keys = [k for k in ("agent", "training_seed", "history", "episode") if k in table]
+    keys = [k for k in ("agent", "training_seed", "instance", "history", "episode") if k in table]
     return table.groupby(keys, sort=False, as_index=False, dropna=False)[value].mean()
 
 # %% ../../nbs/evaluation/04_plot.ipynb #faeb5624
@@ -44,7 +47,7 @@ def plot_curves(
     window: int = 1,  # episodes averaged before drawing, for long noisy histories
     log: bool = True,  # logarithmic episodes
 ) -> Axes:
-    "Value by episode for every agent, with bands."
+    "Mean value by episode for every agent, with bands."
     ax = ax or plt.subplots(figsize=(6.5, 3.6), layout="constrained")[1]
     if window > 1: table = binned(table, value, window)
     for agent, rows in curves(table, value).groupby("agent", sort=False): _plot_curve(ax, agent, rows, window)

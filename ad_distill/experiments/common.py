@@ -8,8 +8,8 @@ Docs: https://ad-distill.github.io/ad_distill/experiments/common.html.md"""
 __all__ = ['AGENTS', 'NAMES', 'Jobs', 'KEPT', 'pick', 'one_of', 'seeds_from', 'output_path', 'Experiment', 'clocks', 'machine',
            'together', 'families_of', 'in_order', 'model_settings', 'model_jobs', 'distill_jobs', 'train_all',
            'training_costs', 'training_table', 'returns_by_tenth', 'show_histories', 'part_of', 'play_models',
-           'play_all', 'report', 'show_report', 'picture', 'known', 'mean_of_runs', 'family_figures', 'by_seed',
-           'figures']
+           'play_all', 'play_controls', 'against', 'report', 'show_report', 'picture', 'known', 'mean_of_runs',
+           'family_figures', 'by_seed', 'figures']
 
 # %% ../../nbs/experiments/01_common.ipynb #9f14ea7a
 import hashlib
@@ -39,7 +39,7 @@ from ..data.store import Store, StoreWriter
 from ..evaluation.baselines import play_random, recorded_curve
 from ..evaluation.play import SHARES, evaluate
 from ..evaluation.plot import STYLE, plot_curves, plot_instances
-from ..evaluation.statistics import episodes_to, gain, known_shares
+from ..evaluation.statistics import episodes_to, gain, known_shares, two_way_difference
 from ..language.serializer import Serializer
 from ..models.loading import load_model
 from ..registry import UserError, nearest
@@ -216,8 +216,7 @@ def model_settings(
     every = store.info.get("every", 1)
     rl = dict(model=_rl_shape(settings), training=_training(settings, ""))
     kinds = {"rl": dict(windows=_windows(settings, "", every, changes), **rl)}
-    kinds["expert"] = dict(windows=_last_tenth(settings, store), **rl)
-    kinds["expert"]["training"] = {**rl["training"], "max_steps": settings["expert_steps"]}
+    kinds["expert"] = dict(windows=_last_tenth(settings, store), **{**rl, "training": {**rl["training"]}})
     if writer is None: return kinds
     lm = dict(model=_lm_shape(settings), training=_training(settings, "lm_"), serializer=writer)
     return {**kinds, "lm": dict(windows=_windows(settings, "lm_", every, changes), **lm)}
@@ -265,9 +264,9 @@ def model_jobs(
     families: Sequence[str],  # of `families_of`
     seeds: Sequence[int],  # of training
 ) -> Jobs:
-    "What is to be trained, the slowest first. Of expert distillation, if there is any in `kinds`, one seed."
-    keys = [(family, seed) for family in reversed(families) for seed in seeds]
-    if "expert" in kinds: keys.append(("expert", seeds[0]))
+    "What is to be trained, the slowest first; expert distillation too, if there is any in `kinds`."
+    every = [*reversed(families), *(["expert"] if "expert" in kinds else [])]
+    keys = [(family, seed) for family in every for seed in seeds]
     common = dict(task=task, store=store, resume=True)
     return {(f, s): dict(**common, **_named(f, s, work), **kinds[f]) for f, s in keys}
 
@@ -378,6 +377,34 @@ def play_all(
     if beside is None: beside = [recorded_curve(task, store), play_random(task, n_episodes, **asked)]
     beside = [table.assign(training_seed=models["training_seed"].iloc[0]) for table in beside]
     return pd.concat([models, *beside], ignore_index=True)
+
+# %% ../../nbs/experiments/01_common.ipynb #0dd3924e
+def play_controls(
+    task: Task,  # what is played
+    jobs: Jobs,  # done
+    n_episodes: int,  # episodes in a row
+    family: str,  # whose models: rl or lm
+    told: Sequence[str] = ("zeroed", "shuffled"),  # what they hear of rewards, see `play`
+    **kwargs,  # n_instances, streams, instances, seed, split, progress: see `play`
+) -> pd.DataFrame:  # one row an episode; an agent is called by what it was told
+    "The episodes of trained models that are told other rewards than they earn."
+    mine = {key: job for key, job in jobs.items() if key[0] == family}
+    played = [play_models(task, mine, n_episodes, f, **kwargs).assign(agent=f) for f in told]
+    return pd.concat(played, ignore_index=True)
+
+def against(
+    table: pd.DataFrame,  # of all of them
+    agent: str,  # the one that is compared
+    others: Iterable[str],  # with these
+    last: int,  # episodes at the end
+    value: str = "score",  # column
+    seed: int = 0,  # of the bootstrap
+) -> dict[str, dict[str, dict[str, Any]]]:  # other -> "last", "mean" -> "value", "ci", see `two_way_difference`
+    "By how much an agent is above others on the same instances, after as many episodes."
+    n = table[table["agent"] == agent]["episode"].max()
+    table, told = table[table["episode"] <= n], dict(value=value, seed=seed)
+    return {other: {"last": two_way_difference(table, agent, other, last=last, **told),
+                    "mean": two_way_difference(table, agent, other, **told)} for other in others}
 
 # %% ../../nbs/experiments/01_common.ipynb #bb9ef3ae
 KEPT = 0.9  # share of the source's final score that has to be reached
