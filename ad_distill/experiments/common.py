@@ -227,7 +227,7 @@ def _given(settings, prefix, *names):
     return {name: settings[prefix + name] for name in names if settings.get(prefix + name) is not None}
 
 def _rl_shape(settings):
-    shape = _given(settings, "", "width", "layers", "heads", "context")
+    shape = _given(settings, "", "width", "layers", "heads", "context", "trunk")
     if "reward_weight" not in settings: return shape
     return {**shape, "loss_weights": {"action": 1.0, "state": 0.0, "reward": settings["reward_weight"], "logprob": 0.0}}
 

@@ -268,7 +268,7 @@ class Block(nn.Module):
         q, k, v = self.project(x, angle)
         return self.finish(x, F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None))
 
-# %% ../../nbs/20_models_rl.ipynb #638ca955
+# %% ../../nbs/20_models_rl.ipynb #e80eee1a
 class RecurrentBlock(nn.Module):
     "A gated recurrent unit, after a layer norm and added to the residual stream."
     def __init__(self, width: int):
