@@ -37,8 +37,8 @@ from ad_distill.data.dataset import (
 from .data.store import Store, write_aside
 from .language.serializer import GRADES, Serializer, fit_grades
 from .data.tokens import sample
-from .language.tokenizers import build_tokenizer, load_tokenizer
-from .models.lm import LMModel, LMSettings, pretrained_lm, small_lm
+from .language.tokenizers import adds_bos, build_tokenizer, load_tokenizer
+from .models.lm import LMModel, LMSettings, pretrained_lm, saved_settings, small_lm
 from .models.rl import RLConfig, RLModel
 from .registry import UserError, nearest
 from .tasks.core import Task, task_id
@@ -342,6 +342,7 @@ LM_OPTIONS = {  # what `distill` takes for a language model, with the defaults
     "lora": 0,
     "dtype": "float32",
     "bos": None,
+    "cut": None,
     "max_action_tokens": 128,
     "slide": 1,
     "ask": 1.0,
@@ -371,16 +372,19 @@ def _check_base(base, shape, cut):
 # %% ../nbs/40_train.ipynb #d4ea8eac
 ONLY_CHOICES = {"state": 0., "reward": 0., "logprob": 0.}  # weights where a model is pretrained and writes text
 
-def _pretrained(spaces, tokenizer, given):
+def _pretrained(base, spaces, tokenizer, given):
     "Settings of a pretrained model, `given` or those that suit it."
-    bos, weights = given.pop("bos", None), given.pop("field_weights", {})
+    given, weights = {k: v for k, v in given.items() if v is not None}, given.get("field_weights", {})
     if isinstance(spaces.action, Text): weights = {**ONLY_CHOICES, **weights}
-    if bos is None: bos = tokenizer.bos_token_id is not None
-    return {**given, "bos": bos, "field_weights": weights}
+    used_to = {"bos": adds_bos(tokenizer), "cut": "lines"}
+    if (Path(base) / "ad_distill.json").exists():  # one of ours, as it was trained here
+        before = saved_settings(base)
+        used_to = {"bos": before.bos, "cut": before.cut}
+    return {**used_to, **given, "field_weights": weights}
 
 def _check_fresh(given):
     "`UserError` for settings that only a pretrained model has."
-    for name in ("lora", "dtype", "bos"):
+    for name in ("lora", "dtype", "bos", "cut"):
         if given.pop(name, LM_OPTIONS[name]) == LM_OPTIONS[name]: continue
         raise UserError(f"{name} is for a pretrained model; say which one by base, or leave it out")
 
@@ -400,7 +404,7 @@ def new_lm_model(
     else: _check_fresh(given)
     tokenizer = load_tokenizer(base) if base else build_tokenizer(serializer, _to_cut(serializer, store, cut), **cut)
     lm = pretrained_lm(base, **_take(given, "lora", "dtype")) if base else small_lm(tokenizer, **shape)
-    if base: given = _pretrained(store.spaces, tokenizer, given)
+    if base: given = _pretrained(base, store.spaces, tokenizer, given)
     positions = getattr(lm.config, "max_position_embeddings", None) or 2048
     longest = shape.get("max_tokens") or min(2048, positions)
     settings = LMSettings(episodes=windows.episodes, max_tokens=longest, sort=windows.sorted, about=about, **given)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,13 @@ import torch
 
 pytest.importorskip("peft", reason="LoRA needs peft: pip install 'ad_distill[lora]'")
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers  # noqa: E402
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors  # noqa: E402
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast  # noqa: E402
 
 from ad_distill.cli.main import main  # noqa: E402
 from ad_distill.data.dataset import Strided, Windows, dataset_for  # noqa: E402
 from ad_distill.data.store import Store  # noqa: E402
+from ad_distill.models.lm import saved_settings  # noqa: E402
 from ad_distill.models.loading import load_model  # noqa: E402
 from ad_distill.train import read_summary, with_probes  # noqa: E402
 
@@ -23,8 +25,8 @@ REAL = os.environ.get("AD_DISTILL_LM", "")  # a folder with a causal language mo
 WINDOWS = ["--stride", "2", "--episodes", "4", "--batch", "2", "--quiet"]
 
 
-def big_vocabulary():
-    "A byte-level tokenizer with 49,152 tokens and a BOS, made without a network."
+def big_vocabulary(begins=True):
+    "A byte-level tokenizer with 49,152 tokens and a BOS, which it puts before a text or not, made without a network."
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     pairs = [(a, b) for a in letters for b in letters][: 49_152 - 1 - len(letters)]
     vocab = {w: i for i, w in enumerate(dict.fromkeys([*letters, *(a + b for a, b in pairs)]))}
@@ -32,6 +34,9 @@ def big_vocabulary():
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken("<s>", special=True)])
+    first = ("<s>", tokenizer.token_to_id("<s>"))
+    if begins:
+        tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[first])
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="<s>", pad_token="<s>")
 
 
@@ -102,6 +107,19 @@ def test_acting_reads_what_training_read(base, store, tmp_path):
     with torch.no_grad():
         whole = model.lm(input_ids=ids[None]).logits[0, -1]
     torch.testing.assert_close(streamed, whole, rtol=1e-3, atol=1e-4)
+
+
+def test_what_a_model_is_used_to(base, store, tmp_path):
+    "BOS as its tokenizer has it, lines cut by that; one that was trained here goes on as it was."
+    chat, few = tmp_path / "chat", [*WINDOWS, "--steps", "1", "--no-probe"]
+    shutil.copytree(base, chat)
+    big_vocabulary(begins=False).save_pretrained(chat)
+    typed("train", store, "--model", "lm", "--base", chat, *few, "--out", tmp_path / "a")
+    asked = ["-s", "bos", "true", "-s", "cut", "values"]
+    typed("train", store, "--model", "lm", "--base", chat, *asked, *few, "--out", tmp_path / "b")
+    typed("train", store, "--model", "lm", "--base", tmp_path / "b", *few, "--out", tmp_path / "c")
+    found = [saved_settings(tmp_path / x) for x in "abc"]
+    assert [(s.bos, s.cut) for s in found] == [(False, "lines"), (True, "values"), (True, "values")]
 
 
 def test_a_failed_start_leaves_nothing(base, store, tmp_path):
