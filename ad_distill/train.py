@@ -17,6 +17,7 @@ import time
 import warnings
 import zipfile
 from collections.abc import Callable
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -459,7 +460,7 @@ def earlier(
     resume: bool,  # go on with what is there
 ) -> dict[str, Any] | None:  # what `training.json` holds; None: there is something to do
     "What a directory holds already; `UserError` for something else that must not be lost."
-    if not (path / "settings.json").exists(): return None
+    if not (path / "settings.json").exists() or _is_only_begun(path): return None
     if not resume:
         if int(os.environ.get("RANK", 0)): return None  # of many processes, the first one says it
         raise UserError(f"{path} holds a model already, finished or in the making; go on with it by resume, or choose "
@@ -467,6 +468,10 @@ def earlier(
     _check_same(path, settings, _read_json(path / "settings.json"))
     done = path / "training.json"
     return _read_json(done) if done.exists() else None
+
+def _is_only_begun(path):
+    "Whether a training was killed there before it had anything to lose."
+    return not ((path / "training.json").exists() or any((path / "checkpoints").glob("checkpoint-*")))
 
 def _read_json(path):
     try: return json.loads(path.read_text())
@@ -502,11 +507,24 @@ def write_json(
     "Write a file that people read, too."
     with write_aside(path) as new: new.write_text(json.dumps(content, indent=2))
 
+# %% ../nbs/40_train.ipynb #3537bc89
+@contextmanager
+def _alone(path):
+    "Hold a model directory against other processes that would train there; one that was killed holds nothing."
+    try: import fcntl
+    except ImportError: fcntl = None  # Windows
+    with open(path / "lock", "w") as lock:
+        try: fcntl and fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another process is training in {path}; wait for it, or choose another directory") from None
+        try: yield
+        finally: (path / "lock").unlink(missing_ok=True)
+
 # %% ../nbs/40_train.ipynb #a63e4ae9
 def _clear_start(path):
     "Take back what a training that failed before its first checkpoint left: the corrected one shall find it free."
-    if any((path / "checkpoints").glob("checkpoint-*")): return
-    (path / "settings.json").unlink(missing_ok=True)
+    if not _is_only_begun(path): return
+    for name in ("settings.json", "lock"): (path / name).unlink(missing_ok=True)
     for folder in (path / "checkpoints", path):
         if folder.is_dir() and not any(folder.iterdir()): folder.rmdir()
 
@@ -525,6 +543,10 @@ def fit(
     dataset = dataset_for(model, store, windows, n, settings["seed"])
     since = time.time(), time.process_time()
     path.mkdir(parents=True, exist_ok=True)
+    with _alone(path) if args.should_save else nullcontext():
+        return _fit(path, settings, model, store, dataset, args, since, how)
+
+def _fit(path, settings, model, store, dataset, args, since, how):
     if args.should_save: write_json(path / "settings.json", settings)
     try: log = train(model, dataset, args, **how)
     except Exception:  # not an interruption, after which the same command goes on

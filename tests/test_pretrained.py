@@ -3,6 +3,9 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +22,7 @@ from ad_distill.data.dataset import Strided, Windows, dataset_for  # noqa: E402
 from ad_distill.data.store import Store  # noqa: E402
 from ad_distill.models.lm import saved_settings  # noqa: E402
 from ad_distill.models.loading import load_model  # noqa: E402
+from ad_distill.registry import UserError  # noqa: E402
 from ad_distill.train import read_summary, with_probes  # noqa: E402
 
 REAL = os.environ.get("AD_DISTILL_LM", "")  # a folder with a causal language model, or one GGUF file
@@ -162,6 +166,33 @@ def test_killed_while_it_is_probed(base, store, tmp_path, monkeypatch):
     assert reads and "perplexity_action" not in read_summary(out)
     typed(*args, "--resume")
     assert "perplexity_action" in read_summary(out)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs kill -9")
+def test_killed_before_its_first_checkpoint(store, tmp_path):
+    "The next start goes on cleanly, with other settings too; while the first is alive, it is left alone."
+    out = tmp_path / "model"
+    small = ["train", store, *WINDOWS, "--no-probe", "--out", out]
+    long = [sys.executable, "-m", "ad_distill", *map(str, small), "--steps", "100000"]
+    run = subprocess.Popen(long, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True)
+    while not (out / "settings.json").exists():
+        assert run.poll() is None, run.stderr.read()
+        time.sleep(0.1)
+    with pytest.raises(UserError, match="another process is training"):
+        typed(*small, "--steps", "3")
+    run.kill()
+    run.communicate()
+    shutil.copytree(out, tmp_path / "same")
+    typed(*small, "--steps", "3")
+    typed(*small[:-1], tmp_path / "same", "--steps", "2", "--resume")
+    assert read_summary(out)["steps"] == 3 and read_summary(tmp_path / "same")["steps"] == 2
+    assert {p.name for p in out.iterdir()} == {
+        "checkpoints",
+        "config.json",
+        "model.safetensors",
+        "settings.json",
+        "training.json",
+    }
 
 
 @pytest.mark.skipif(
