@@ -17,6 +17,7 @@ import time
 import warnings
 import zipfile
 from collections.abc import Callable
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,8 +38,8 @@ from ad_distill.data.dataset import (
 from .data.store import Store, write_aside
 from .language.serializer import GRADES, Serializer, fit_grades
 from .data.tokens import sample
-from .language.tokenizers import build_tokenizer, load_tokenizer
-from .models.lm import LMModel, LMSettings, pretrained_lm, small_lm
+from .language.tokenizers import adds_bos, build_tokenizer, load_tokenizer
+from .models.lm import LMModel, LMSettings, pretrained_lm, saved_settings, small_lm
 from .models.rl import RLConfig, RLModel
 from .registry import UserError, nearest
 from .tasks.core import Task, task_id
@@ -342,6 +343,7 @@ LM_OPTIONS = {  # what `distill` takes for a language model, with the defaults
     "lora": 0,
     "dtype": "float32",
     "bos": None,
+    "cut": None,
     "max_action_tokens": 128,
     "slide": 1,
     "ask": 1.0,
@@ -371,16 +373,19 @@ def _check_base(base, shape, cut):
 # %% ../nbs/40_train.ipynb #d4ea8eac
 ONLY_CHOICES = {"state": 0., "reward": 0., "logprob": 0.}  # weights where a model is pretrained and writes text
 
-def _pretrained(spaces, tokenizer, given):
+def _pretrained(base, spaces, tokenizer, given):
     "Settings of a pretrained model, `given` or those that suit it."
-    bos, weights = given.pop("bos", None), given.pop("field_weights", {})
+    given, weights = {k: v for k, v in given.items() if v is not None}, given.get("field_weights", {})
     if isinstance(spaces.action, Text): weights = {**ONLY_CHOICES, **weights}
-    if bos is None: bos = tokenizer.bos_token_id is not None
-    return {**given, "bos": bos, "field_weights": weights}
+    used_to = {"bos": adds_bos(tokenizer), "cut": "lines"}
+    if (Path(base) / "ad_distill.json").exists():  # one of ours, as it was trained here
+        before = saved_settings(base)
+        used_to = {"bos": before.bos, "cut": before.cut}
+    return {**used_to, **given, "field_weights": weights}
 
 def _check_fresh(given):
     "`UserError` for settings that only a pretrained model has."
-    for name in ("lora", "dtype", "bos"):
+    for name in ("lora", "dtype", "bos", "cut"):
         if given.pop(name, LM_OPTIONS[name]) == LM_OPTIONS[name]: continue
         raise UserError(f"{name} is for a pretrained model; say which one by base, or leave it out")
 
@@ -400,7 +405,7 @@ def new_lm_model(
     else: _check_fresh(given)
     tokenizer = load_tokenizer(base) if base else build_tokenizer(serializer, _to_cut(serializer, store, cut), **cut)
     lm = pretrained_lm(base, **_take(given, "lora", "dtype")) if base else small_lm(tokenizer, **shape)
-    if base: given = _pretrained(store.spaces, tokenizer, given)
+    if base: given = _pretrained(base, store.spaces, tokenizer, given)
     positions = getattr(lm.config, "max_position_embeddings", None) or 2048
     longest = shape.get("max_tokens") or min(2048, positions)
     settings = LMSettings(episodes=windows.episodes, max_tokens=longest, sort=windows.sorted, about=about, **given)
@@ -455,7 +460,7 @@ def earlier(
     resume: bool,  # go on with what is there
 ) -> dict[str, Any] | None:  # what `training.json` holds; None: there is something to do
     "What a directory holds already; `UserError` for something else that must not be lost."
-    if not (path / "settings.json").exists(): return None
+    if not (path / "settings.json").exists() or _is_only_begun(path): return None
     if not resume:
         if int(os.environ.get("RANK", 0)): return None  # of many processes, the first one says it
         raise UserError(f"{path} holds a model already, finished or in the making; go on with it by resume, or choose "
@@ -463,6 +468,10 @@ def earlier(
     _check_same(path, settings, _read_json(path / "settings.json"))
     done = path / "training.json"
     return _read_json(done) if done.exists() else None
+
+def _is_only_begun(path):
+    "Whether a training was killed there before it had anything to lose."
+    return not ((path / "training.json").exists() or any((path / "checkpoints").glob("checkpoint-*")))
 
 def _read_json(path):
     try: return json.loads(path.read_text())
@@ -498,11 +507,24 @@ def write_json(
     "Write a file that people read, too."
     with write_aside(path) as new: new.write_text(json.dumps(content, indent=2))
 
+# %% ../nbs/40_train.ipynb #3537bc89
+@contextmanager
+def _alone(path):
+    "Hold a model directory against other processes that would train there; one that was killed holds nothing."
+    try: import fcntl
+    except ImportError: fcntl = None  # Windows
+    with open(path / "lock", "w") as lock:
+        try: fcntl and fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another process is training in {path}; wait for it, or choose another directory") from None
+        try: yield
+        finally: (path / "lock").unlink(missing_ok=True)
+
 # %% ../nbs/40_train.ipynb #a63e4ae9
 def _clear_start(path):
     "Take back what a training that failed before its first checkpoint left: the corrected one shall find it free."
-    if any((path / "checkpoints").glob("checkpoint-*")): return
-    (path / "settings.json").unlink(missing_ok=True)
+    if not _is_only_begun(path): return
+    for name in ("settings.json", "lock"): (path / name).unlink(missing_ok=True)
     for folder in (path / "checkpoints", path):
         if folder.is_dir() and not any(folder.iterdir()): folder.rmdir()
 
@@ -521,6 +543,10 @@ def fit(
     dataset = dataset_for(model, store, windows, n, settings["seed"])
     since = time.time(), time.process_time()
     path.mkdir(parents=True, exist_ok=True)
+    with _alone(path) if args.should_save else nullcontext():
+        return _fit(path, settings, model, store, dataset, args, since, how)
+
+def _fit(path, settings, model, store, dataset, args, since, how):
     if args.should_save: write_json(path / "settings.json", settings)
     try: log = train(model, dataset, args, **how)
     except Exception:  # not an interruption, after which the same command goes on

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from harness import compare
-from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM, get_cosine_schedule_with_warmup
 
 from ad_distill.data.dataset import Strided, TrajectoryDataset, Windows, collate
@@ -66,6 +65,7 @@ def train_step_vs_bare_loop(quick: bool) -> dict:
 
 def cut_model():
     "A Llama as wide as small models are, of which few layers are left, and its vocabulary of 49,152 tokens."
+    from peft import LoraConfig, get_peft_model
     shape = dict(hidden_size=576, intermediate_size=1536, num_attention_heads=9, num_key_value_heads=3)
     config = LlamaConfig(vocab_size=49_152, num_hidden_layers=2, tie_word_embeddings=True, **shape)
     torch.manual_seed(0)

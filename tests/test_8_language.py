@@ -15,7 +15,7 @@ from ad_distill.models.lm_agent import LMAgent
 from ad_distill.models.lm_context import Context
 from ad_distill.language.serializer import FIELDS, make_serializer
 from ad_distill.language.tokenizers import build_tokenizer
-from ad_distill.language.tokens import TokenStream
+from ad_distill.language.tokens import CUTS, TokenStream
 from ad_distill.trajectory import Spaces, Trajectory
 
 SPACES = {
@@ -82,9 +82,10 @@ def test_a_model_that_was_not_taught_rewards_is_not_asked_for_them(sort):
         ("many", "json"),
     ],
 )
-def test_a_stream_writes_the_same_alone_in_company_and_however_the_cache_lies(kind, name, monkeypatch):
+@pytest.mark.parametrize("cut", CUTS)
+def test_a_stream_writes_the_same_alone_in_company_and_however_the_cache_lies(kind, name, cut, monkeypatch):
     streams = [3, 5, 8]
-    model = writer(kind, name, slide=2)
+    model = writer(kind, name, slide=2, cut=cut)
     together = talk(LMAgent(model, streams), kind, streams)
     for i, s in enumerate(streams):
         alone = talk(LMAgent(model, [s]), kind, [s])
@@ -100,9 +101,10 @@ def test_a_stream_writes_the_same_alone_in_company_and_however_the_cache_lies(ki
 
 
 @pytest.mark.parametrize("name", ["plain", "compact", "json", "bins", "prose", "coords"])
-@pytest.mark.parametrize("kind", ["text", "box"])
-def test_the_context_is_what_training_would_read(kind, name):
-    model, n = writer(kind, name, episodes=50), 8
+@pytest.mark.parametrize("kind", ["text", "box", "grid"])
+@pytest.mark.parametrize("cut", CUTS)
+def test_the_context_is_what_training_would_read(kind, name, cut):
+    model, n = writer(kind, name, episodes=50, cut=cut), 8
     agent = LMAgent(model, range(3))
     state, action, logprob, reward, done, failed, _ = talk(agent, kind, range(3), n)
     for i in range(3):
@@ -123,7 +125,9 @@ def test_the_context_is_what_training_would_read(kind, name):
         assert wanted.startswith(found) and len(found) > len(
             model.serializer.serialize(episodes[:-1])
         )  # up to the last action
-        assert model.tokenizer(found)["input_ids"] == sum(agent.context.episodes[i], [])
+        ids = sum(agent.context.episodes[i], [])
+        assert model.stream.encode(episodes)[0][: len(ids)].tolist() == ids
+        assert cut == "lines" or model.tokenizer(found)["input_ids"] == ids
     assert (logprob <= 0).all() and failed.dtype == bool
 
 

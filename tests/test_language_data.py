@@ -36,9 +36,9 @@ from ad_distill.data.tokens import sample
 from ad_distill.language.tokenizers import build_tokenizer, check_tokenizer, load_tokenizer
 from ad_distill.data.tokens import Tokens, tokenize
 from ad_distill.language.serializer import MARKUP
-from ad_distill.language.tokens import TokenStream
+from ad_distill.language.tokens import CUTS, TokenStream
 from ad_distill.registry import UserError
-from ad_distill.trajectory import History, Spaces
+from ad_distill.trajectory import History, Spaces, Trajectory
 
 EXAMPLES = int(os.environ.get("AD_DISTILL_EXAMPLES", "2000")) // 20
 SPACES = {
@@ -120,6 +120,12 @@ def streamed(stream, e):
     return ids
 
 
+def first_of(found, wanted, size):
+    "Whether the field of each token is that of its first byte that is no markup; `wanted` (bytes,), `size` (tokens,)."
+    of_tokens = np.split(wanted, np.cumsum(size)[:-1])
+    return all(f == next((k for k in w if k != MARKUP), MARKUP) for f, w in zip(found.tolist(), of_tokens))
+
+
 def check_stream(stream, episodes):
     s, text = stream.serializer, stream.serializer.serialize(episodes)
     ids, field, count = stream.encode(episodes)
@@ -131,6 +137,9 @@ def check_stream(stream, episodes):
             assert streamed(stream, e) == part.tolist()
     _, label = s.labelled(episodes)
     wanted = np.repeat(label, [len(c.encode()) for c in text])  # of each byte
+    if stream.cut == "lines":
+        assert first_of(field, wanted, bytes_of(stream, ids))
+        return
     found = np.repeat(field, bytes_of(stream, ids))
     blank = (
         np.isin(np.frombuffer(text.encode(), np.uint8), [32, 10]) if stream.words else np.zeros(len(wanted), bool)
@@ -156,13 +165,37 @@ def test_tokens_are_those_of_the_text_and_of_its_parts(name):
 
 
 @each_serializer
-def test_pretrained_tokenizers_write_the_same_bit_by_bit(name, pretrained, tmp_path):
+@pytest.mark.parametrize("cut", CUTS)
+def test_pretrained_tokenizers_write_the_same_bit_by_bit(name, cut, pretrained, tmp_path):
     pretrained.save_pretrained(tmp_path)
     tokenizer = load_tokenizer(tmp_path)  # takes the blank away that it puts before every text
     for seed in range(EXAMPLES // 2):
         _, s, episodes = draw(seed, name)
         if episodes:
-            check_stream(TokenStream(s, tokenizer), episodes)
+            check_stream(TokenStream(s, tokenizer, cut), episodes)
+
+
+def test_a_line_is_cut_as_its_tokenizer_cuts_it(pretrained, tmp_path):
+    pretrained.save_pretrained(tmp_path)
+    tokenizer, texts = load_tokenizer(tmp_path), Spaces(Text(200), Text(200))
+    said = Trajectory(
+        ["The agent said", "no way", "state: 4", ""],
+        ["it said: no way.", "no", '"no"  way 12', ""],
+        [0.25, 1, 0, -2],
+        [np.nan] * 4,
+        [False] * 3 + [True],
+        [False] * 4,
+        texts,
+    )
+    for name in ("plain", "prose"):
+        s = make_serializer(name, texts)
+        lines, values = (TokenStream(s, tokenizer, cut) for cut in CUTS[::-1])
+        ids = lines.encode(said)[0].tolist()
+        assert ids == tokenizer(s.serialize(said))["input_ids"] != values.encode(said)[0].tolist()
+        assert lines.hash != values.hash
+        assert [lines.action_text(a) for a in lines.actions(said.action)] == [a + "\n" for a in said.action]
+    with pytest.raises(UserError, match="lines"):
+        TokenStream(s, tokenizer, "line")
 
 
 @each_serializer
@@ -433,7 +466,7 @@ def test_tokens_of_other_histories_or_other_code_are_not_used(tmp_path, monkeypa
 TWO = """
 import sys
 from pathlib import Path
-from ad_distill.language.tokens import TokenStream
+from ad_distill.language.tokens import CUTS, TokenStream
 from ad_distill.data.tokens import tokenize
 from ad_distill.language.serializer import make_serializer
 from ad_distill.data.store import Store

@@ -2,6 +2,10 @@
 
 import json
 import os
+import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,21 +14,23 @@ import torch
 
 pytest.importorskip("peft", reason="LoRA needs peft: pip install 'ad_distill[lora]'")
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers  # noqa: E402
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors  # noqa: E402
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast  # noqa: E402
 
 from ad_distill.cli.main import main  # noqa: E402
 from ad_distill.data.dataset import Strided, Windows, dataset_for  # noqa: E402
 from ad_distill.data.store import Store  # noqa: E402
+from ad_distill.models.lm import saved_settings  # noqa: E402
 from ad_distill.models.loading import load_model  # noqa: E402
+from ad_distill.registry import UserError  # noqa: E402
 from ad_distill.train import read_summary, with_probes  # noqa: E402
 
 REAL = os.environ.get("AD_DISTILL_LM", "")  # a folder with a causal language model, or one GGUF file
 WINDOWS = ["--stride", "2", "--episodes", "4", "--batch", "2", "--quiet"]
 
 
-def big_vocabulary():
-    "A byte-level tokenizer with 49,152 tokens and a BOS, made without a network."
+def big_vocabulary(begins=True):
+    "A byte-level tokenizer with 49,152 tokens and a BOS, which it puts before a text or not, made without a network."
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     pairs = [(a, b) for a in letters for b in letters][: 49_152 - 1 - len(letters)]
     vocab = {w: i for i, w in enumerate(dict.fromkeys([*letters, *(a + b for a, b in pairs)]))}
@@ -32,6 +38,9 @@ def big_vocabulary():
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken("<s>", special=True)])
+    first = ("<s>", tokenizer.token_to_id("<s>"))
+    if begins:
+        tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[first])
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="<s>", pad_token="<s>")
 
 
@@ -104,6 +113,19 @@ def test_acting_reads_what_training_read(base, store, tmp_path):
     torch.testing.assert_close(streamed, whole, rtol=1e-3, atol=1e-4)
 
 
+def test_what_a_model_is_used_to(base, store, tmp_path):
+    "BOS as its tokenizer has it, lines cut by that; one that was trained here goes on as it was."
+    chat, few = tmp_path / "chat", [*WINDOWS, "--steps", "1", "--no-probe"]
+    shutil.copytree(base, chat)
+    big_vocabulary(begins=False).save_pretrained(chat)
+    typed("train", store, "--model", "lm", "--base", chat, *few, "--out", tmp_path / "a")
+    asked = ["-s", "bos", "true", "-s", "cut", "values"]
+    typed("train", store, "--model", "lm", "--base", chat, *asked, *few, "--out", tmp_path / "b")
+    typed("train", store, "--model", "lm", "--base", tmp_path / "b", *few, "--out", tmp_path / "c")
+    found = [saved_settings(tmp_path / x) for x in "abc"]
+    assert [(s.bos, s.cut) for s in found] == [(False, "lines"), (True, "values"), (True, "values")]
+
+
 def test_a_failed_start_leaves_nothing(base, store, tmp_path):
     out = tmp_path / "model"
     wrong = [
@@ -144,6 +166,33 @@ def test_killed_while_it_is_probed(base, store, tmp_path, monkeypatch):
     assert reads and "perplexity_action" not in read_summary(out)
     typed(*args, "--resume")
     assert "perplexity_action" in read_summary(out)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs kill -9")
+def test_killed_before_its_first_checkpoint(store, tmp_path):
+    "The next start goes on cleanly, with other settings too; while the first is alive, it is left alone."
+    out = tmp_path / "model"
+    small = ["train", store, *WINDOWS, "--no-probe", "--out", out]
+    long = [sys.executable, "-m", "ad_distill", *map(str, small), "--steps", "100000"]
+    run = subprocess.Popen(long, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True)
+    while not (out / "settings.json").exists():
+        assert run.poll() is None, run.stderr.read()
+        time.sleep(0.1)
+    with pytest.raises(UserError, match="another process is training"):
+        typed(*small, "--steps", "3")
+    run.kill()
+    run.communicate()
+    shutil.copytree(out, tmp_path / "same")
+    typed(*small, "--steps", "3")
+    typed(*small[:-1], tmp_path / "same", "--steps", "2", "--resume")
+    assert read_summary(out)["steps"] == 3 and read_summary(tmp_path / "same")["steps"] == 2
+    assert {p.name for p in out.iterdir()} == {
+        "checkpoints",
+        "config.json",
+        "model.safetensors",
+        "settings.json",
+        "training.json",
+    }
 
 
 @pytest.mark.skipif(

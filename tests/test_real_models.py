@@ -153,3 +153,36 @@ def test_a_run_that_is_killed_resumed_trained_on_evaluated_and_exported(tmp_path
     ad_distill("export", path, "--to", "datasets", "--out", tmp_path / "table")
     ad_distill("train", path, "--model", "rl", "--episodes", 2, *some, "-s", "width", 4, "--out", rl)
     assert len(table.read_text().splitlines()) > 3 and rl.is_dir()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_grpo_on_a_real_vocabulary_keeps_tokens_and_prompts(tmp_path, model, monkeypatch):
+    from ad_distill.data.store import Store
+    from ad_distill.registry import UserError
+    from ad_distill.rlhf.rollouts import text_store
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS))
+    words = ["text_rlhf", "-p", "prompts", "prompts.txt", "--source", "trl_grpo", "-s", "model", model]
+    small = ["-s", "rollouts", 8, "-s", "group", 4, "-s", "max_tokens", 6]
+    real = ["-s", "lora", 4, "-s", "dtype", "bfloat16", "-s", "micro_batch", 4, "-s", "schedule", "cosine"]
+    ad_distill("generate", *words, *small, *real, "--histories", 1, "--episodes", 24, "--out", "store", "--quiet")
+
+    monkeypatch.chdir("/")
+    (tmp_path / "prompts.txt").unlink()  # the store has its prompts
+    store = Store.open(tmp_path / "store")
+    history, texts = store[0], text_store(store)[0]
+    assert store.spaces.action.n == 49152 and len(history) == 24 and (history.lengths <= 6).all()
+    assert np.isfinite(history.columns["logprob"]).all()
+    assert set(texts.columns["state"]) <= set(PROMPTS) and len(set(texts.columns["state"])) > 1
+    assert np.allclose(history.returns, [len(s.split()) / 20 for s in texts.columns["action"]])
+    few = ["--steps", 1, "--stride", 2, "--batch", 1, "--episodes", 3, "--no-probe", "--quiet"]
+    text = ["-s", "lora", 2, "-s", "max_tokens", 256]
+    ad_distill("train", tmp_path / "store", "--model", "lm", "--base", model, *few, *text, "--out", tmp_path / "lm")
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS))
+    wild = ["-s", "lr", 0.3, "-s", "kl", 0, "-s", "clip", 100, "--histories", 1, "--episodes", 400]
+    with pytest.raises(UserError, match=r"completions collapsed: after \d+ updates only \d+ of the last 32") as e:
+        ad_distill("generate", *words, *small, *wild, "--out", "wild", "--quiet")
+    assert "\n" not in str(e.value) and not (tmp_path / "wild").exists()

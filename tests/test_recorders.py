@@ -565,7 +565,13 @@ def test_trl_grpo_learns_a_text_task_with_a_model_of_ones_own(story_model):
         make_source("trl_grpo", model=story_model, max_tokens=12),
     )
     source.check(task)
-    h = source.learn(task, np.array([0]), np.array([0]), 0, 40)[0]
+    rollouts = source.learn(task, np.array([0]), np.array([0]), 0, 40)[0]
+    assert rollouts.spaces == source.spaces(task) and len(rollouts) == 40
+    assert np.isfinite(rollouts.columns["logprob"]).all()
+    from dataclasses import replace
+
+    h = replace(source, tokens=False).learn(task, np.array([0]), np.array([0]), 0, 40)[0]
     assert h.spaces == task.spaces and len(h) == h.n_transitions == 40
+    assert np.array_equal(h.returns, rollouts.returns)
     assert all(r == pytest.approx(len(c.split()) / 20) for c, r in zip(h.columns["action"], h.columns["reward"]))
     assert (h.columns["logprob"] < -1).all()

@@ -493,6 +493,7 @@ class TrajectoryDataset(Dataset):
         max_tokens: int | None = None,  # how many tokens the model can read: a longer window is refused
         progress: bool = False,  # show a bar while the store is tokenized
         bos: int | None = None,  # token that every window of text begins with
+        cut: str | None = None,  # what the tokenizer cuts: values (the default) or lines, see `TokenStream`
     ):
         if format not in FORMATS: raise UserError(nearest(format, FORMATS, "format"))
         if n < 1: raise UserError(f"n, the number of windows, must be at least 1, not {n}")
@@ -501,7 +502,7 @@ class TrajectoryDataset(Dataset):
         n_episodes = np.diff(store.episode_offset)  # (h,)
         self.history, self.episode = windows.lay(n_episodes, n, seed, lambda h: store[h].returns)  # (n,), (n, e)
         self.length = _common(store.episode_lengths)  # of every episode; 0 when they differ
-        of_text = dict(serializer=serializer, tokenizer=tokenizer, max_tokens=max_tokens, bos=bos)
+        of_text = dict(serializer=serializer, tokenizer=tokenizer, max_tokens=max_tokens, bos=bos, cut=cut)
         if format == "language": self._read_text(**of_text, progress=progress)
         else: _refuse(of_text)
 
@@ -581,12 +582,12 @@ def _numbers(self: TrajectoryDataset, indices):
 
 # %% ../../nbs/data/04_dataset.ipynb #a0c4d04e
 @patch
-def _read_text(self: TrajectoryDataset, serializer, tokenizer, max_tokens, bos, progress):
+def _read_text(self: TrajectoryDataset, serializer, tokenizer, max_tokens, bos, cut, progress):
     "Make sure that all episodes are there as tokens."
     _require(serializer=serializer, tokenizer=tokenizer)
     if isinstance(serializer, str): serializer = make_serializer(serializer, self.store.spaces)
     self.serializer, self.tokenizer, self.max_tokens, self.bos = serializer, tokenizer, max_tokens, bos
-    self.stream = TokenStream(serializer, tokenizer)
+    self.stream = TokenStream(serializer, tokenizer, cut or "values")
     self._try_some()
     self.tokens = tokenize(self.store, self.stream, ZeroedRewards() in self.windows.ablations, progress)
     sizes = np.diff(self.tokens.offset)[self.store_episodes()]  # (n, e)
@@ -696,7 +697,7 @@ def dataset_for(
     "Windows in the format that a model reads."
     if not getattr(model, "serializer", None): return TrajectoryDataset(store, windows=windows, n=n, seed=seed)
     reads = dict(serializer=model.serializer, tokenizer=model.tokenizer, max_tokens=model.settings.max_tokens,
-                 bos=getattr(model, "bos", None))
+                 bos=getattr(model, "bos", None), cut=getattr(model.settings, "cut", None))
     return TrajectoryDataset(store, "language", windows, n, seed, **reads)
 
 # %% ../../nbs/data/04_dataset.ipynb #8539da6d

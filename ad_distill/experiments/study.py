@@ -238,7 +238,8 @@ def _reader(cell, store, writer):
     "From a model to windows of a store that it reads."
     windows, n = windows_of(**cell.windows), max(16, cell.held_back)
     def read(model):
-        return TrajectoryDataset(store, "language", windows, n, 1, serializer=writer, tokenizer=model.tokenizer)
+        reads = dict(serializer=writer, tokenizer=model.tokenizer, bos=model.bos, cut=model.stream.cut)
+        return TrajectoryDataset(store, "language", windows, n, 1, **reads)
     return read
 
 # %% ../../nbs/experiments/02_study.ipynb #0ebca965

@@ -6,7 +6,7 @@ Docs: https://ad-distill.github.io/ad_distill/language/tokenizers.html.md"""
 
 # %% auto #0
 __all__ = ['has_words', 'writes_words', 'build_tokenizer', 'gguf_file', 'need_gguf', 'check_folder', 'open_tokenizer',
-           'load_tokenizer', 'check_tokenizer']
+           'load_tokenizer', 'check_tokenizer', 'adds_bos']
 
 # %% ../../nbs/language/05_tokenizers.ipynb #4ef3c2ef
 import json, re
@@ -263,3 +263,11 @@ def check_tokenizer(
 ) -> None:
     "A `UserError` unless the text of the serializer comes back from its tokens."
     TokenStream(serializer, tokenizer).check(episodes)
+
+# %% ../../nbs/language/05_tokenizers.ipynb #1c738701
+def adds_bos(
+    tokenizer: PreTrainedTokenizerFast,  # any
+) -> bool:
+    "Whether a tokenizer puts its BOS before plain text by itself."
+    bos = tokenizer.bos_token_id
+    return bos is not None and tokenizer("a")["input_ids"][:1] == [bos]

@@ -127,7 +127,7 @@ def _prepare_writing(self: LMAgent):
     model = self.model
     self.trie, self.most = None, model.settings.max_action_tokens
     self.never = _never_written(model)
-    ends = {model.serializer.action_stop[-1], "\n"}
+    ends = {model.stream.action_end[-1], "\n"}
     texts = model.tokenizer.batch_decode(np.arange(model.stream.size)[:, None])
     self.may_end = [bool(ends & set(text)) for text in texts]  # whether an action may be over behind a token
 
@@ -188,7 +188,7 @@ def _action_if_over(self: LMAgent, tokens):
 @patch
 def _action(self: LMAgent, tokens):
     "The action that tokens are, and whether it had to be replaced; None while it has not ended."
-    text = self.model.stream.decode(tokens)
+    text = self.model.stream.action_text(tokens)
     try: found = self.model.serializer.read_action(text)
     except UserError: return self._instead(text), True
     if found: return self._permitted(found[0])

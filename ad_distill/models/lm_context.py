@@ -304,7 +304,7 @@ def _reward_beginnings(stream):
     prefix = stream.serializer.reward_prefix
     if not prefix or not stream.serializer.skip_zero: return np.zeros(0, bool)
     tokens = stream.tokenizer.batch_decode(np.arange(stream.size)[:, None])
-    return np.array([token.startswith(prefix) for token in tokens], bool)
+    return np.array([token.removeprefix(" ").startswith(prefix) for token in tokens], bool)
 
 # %% ../../nbs/models/02_lm_context.ipynb #24746aed
 @patch

@@ -13,7 +13,8 @@ import math, random, tempfile, warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from inspect import iscoroutinefunction, signature
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -21,7 +22,8 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from fastcore.basics import patch
 
-from ..data.store import GrowingHistory
+from ..data.store import GrowingHistory, Store
+from ..language.tokenizers import open_tokenizer
 from ..logs.importing import RolloutLog
 from ..logs.trl import weighted_score
 from ..registry import UserError, nearest
@@ -385,8 +387,9 @@ class TRLGRPO(Source):
     micro_batch: int = 0  # completions in memory at once, while an update is made; 0: all of it
     schedule: str = "constant"  # of the learning rate: constant, linear, cosine
     distinct: float = 0.1  # stop when fewer of the completions of four updates differ; for a model of one's own
+    tokens: bool = True  # keep tokens and their logprobs, not only texts; for a model of one's own
     width: ClassVar[int] = 1
-    later: ClassVar[tuple[str, ...]] = ("lora", "dtype", "micro_batch", "schedule", "distinct")
+    later: ClassVar[tuple[str, ...]] = ("lora", "dtype", "micro_batch", "schedule", "distinct", "tokens")
 
     def __post_init__(self):
         self._check_numbers()
@@ -425,6 +428,33 @@ def check(self: TRLGRPO, task: Task) -> None:
     story_model_path()
 
 # %% ../../nbs/recorders/02_trl.ipynb #95991ab0
+@patch
+def fit(self: TRLGRPO, task: Task, path: str | Path) -> Source:
+    "A store of texts, which an earlier version has begun, goes on with texts."
+    if not self._keeps_tokens(task) or not Path(path, "store.json").exists(): return self
+    return replace(self, tokens=False) if is_text_form(Store.open(path).spaces) else self
+
+@patch
+def spaces(self: TRLGRPO, task: Task) -> Spaces:
+    return _spaces_of_tokens(self.model, task) if self._keeps_tokens(task) else task.spaces
+
+@patch
+def put_beside(self: TRLGRPO, task: Task, path: str | Path) -> None:
+    if self._keeps_tokens(task) and not Path(path, "tokenizer").exists():
+        save_tokenizer(open_tokenizer(self.model), path)
+
+@patch
+def _keeps_tokens(self: TRLGRPO, task): return self.tokens and bool(self.model) and is_text_form(task.spaces)
+
+@cache
+def _spaces_of_tokens(model, task):
+    "Room for the prompts of a task and the tokens of a model."
+    from transformers import AutoConfig
+    tokenizer, env = open_tokenizer(model), _text_env(task, task.instances("train")[:1])
+    config = AutoConfig.from_pretrained(model, trust_remote_code=False)
+    rows = tokenizer([str(p) for p in env.prompts])["input_ids"]
+    return token_spaces(max(len(tokenizer), getattr(config, "vocab_size", 0)), max(map(len, rows)))
+
 def _text_env(task, instances): return task.view("language").make_env(instances)
 
 def _config_seed(entropy): return int(np.random.SeedSequence(entropy).generate_state(1)[0]) >> 1  # 31 bits
@@ -505,8 +535,8 @@ def _recorded(self: TRLGRPO, recorder, task, instance, seed, n_episodes, tell):
 @patch
 def _history(self: TRLGRPO, task, instance, number, seed, n_episodes, tell):
     "History `number`, of one instance."
-    as_text = is_text_form(task.spaces)
-    recorder = RolloutRecorder(None if as_text else task.spaces)
+    as_text = is_text_form(self.spaces(task))
+    recorder = RolloutRecorder(None if as_text else self.spaces(task))
     trainer = self._recorded(recorder, task, instance, _config_seed([seed, number]), n_episodes, tell)
     source = source_id(self)
     history = recorder.history({**task_id(task), "instance": instance}, source, seed, n_episodes)

@@ -63,6 +63,15 @@ def _found_prompts(prompts):
 
 def _lines(path): return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
+_MOST_KEPT = 100_000  # characters: every history says of which task it is
+
+def _kept_prompts(prompts):
+    "Prompts as a store keeps them: those of a file as a list, so that the file may go; of a large one where it is."
+    if not isinstance(prompts, str): return json.dumps(list(prompts))
+    if not prompts or prompts.startswith("[") or not Path(prompts).is_file(): return prompts
+    listed = json.dumps(_lines(Path(prompts)))
+    return listed if len(listed) <= _MOST_KEPT else str(Path(prompts).resolve())
+
 # %% ../../nbs/rlhf/04_tasks.ipynb #68d02c33
 def _column(name, column):
     "A column of a data set of Hugging Face."
@@ -205,7 +214,7 @@ class TextRLHF(Task):
 
     def __post_init__(self):
         super().__post_init__()
-        if not isinstance(self.prompts, str): object.__setattr__(self, "prompts", json.dumps(list(self.prompts)))
+        object.__setattr__(self, "prompts", _kept_prompts(self.prompts))
         known = self.reward in REWARDS or self.reward.startswith("classifier:")
         if not known: make_reward(self.reward)  # says what there is
 
@@ -222,6 +231,8 @@ class TextRLHF(Task):
         return {"reward": self.reward, "prompts": int(stop - first)}
     def dataset(self, store: Store, format: str = "rl", **kwargs: Any) -> Any:
         return rollout_dataset(self, store, format, **kwargs)
+    def read_params(self, params: dict[str, Any]) -> dict[str, Any]:
+        return {**params, "prompts": _kept_prompts(params.get("prompts", ""))}
     def make_env(self, instances: np.ndarray) -> TextVectorEnv:
         return TextVectorEnv(len(instances), self._texts, self._reward, self._ranges(instances))
     def random_return(self, instances: np.ndarray) -> np.ndarray: return np.zeros(len(instances))

@@ -27,7 +27,7 @@ from ..data.store import Store, StoreWriter
 from ..registry import SOURCES, UserError
 from .workers import RayPool, process_pool
 from ..tasks.core import Agent, RandomAgent, Split, Task, n_states, rollout, stream_seeds, task_id
-from ..trajectory import History
+from ..trajectory import History, Spaces
 
 # %% ../../nbs/sources/02_sources.ipynb #167694d1
 @dataclass(frozen=True)
@@ -78,6 +78,28 @@ def learn(self: Source,
     return [played.history(i, task=task_of[i], **about) for i in range(len(numbers))]
 
 # %% ../../nbs/sources/02_sources.ipynb #a0020003
+@patch
+def fit(self: Source,
+    task: Task,  # to be learnt
+    path: str | Path,  # directory of the store, which may be there already
+) -> Source:  # that writes what goes into it
+    "The source as a store needs it: itself."
+    return self
+
+@patch
+def spaces(self: Source,
+    task: Task,  # to be learnt
+) -> Spaces:
+    "Spaces of the histories: those of the task."
+    return task.spaces
+
+@patch
+def put_beside(self: Source,
+    task: Task,  # that is learnt
+    path: str | Path,  # directory of the store
+) -> None:
+    "Put beside the histories what it takes to read them: nothing."
+
 def register_source(
     name: str,  # as typed on the command line
 ) -> Callable:
@@ -139,22 +161,23 @@ def _check_counts(**counts):
         if n < 1: raise UserError(f"{name} must be at least 1, not {n}")
 
 # %% ../../nbs/sources/02_sources.ipynb #a0020008
-def _put(writer, numbers, histories):
+def _put(writer, put_beside, numbers, histories):
     for i, h in zip(numbers, histories): writer.put(int(i), h)
+    put_beside()  # not before there is something: what fails at once leaves nothing
 
-def _one_by_one(job, batches, writer, bar):
+def _one_by_one(job, batches, put, bar):
     "Do the jobs here."
     for numbers in batches:
         before, n = bar.n, len(numbers)
         def on_episode(done): bar.update(before + done * n - bar.n)
-        _put(writer, numbers, job(numbers, on_episode))
+        put(numbers, job(numbers, on_episode))
 
-def _spread(pool, job, batches, writer, bar, n_episodes):
+def _spread(pool, job, batches, put, bar, n_episodes):
     "Do the jobs in a pool, and store what comes back as it comes."
     numbers_of = {pool.submit(job, numbers): numbers for numbers in batches}
     for done in as_completed(numbers_of):
         numbers = numbers_of.pop(done)
-        _put(writer, numbers, done.result())
+        put(numbers, done.result())
         bar.update(len(numbers) * n_episodes)
 
 def _bar(task, source, n_histories, n_episodes, progress):
@@ -191,17 +214,19 @@ def generate(
     source.check(task)
     about = {"task": task_id(task), "source": source_id(source)}
     info = {**about, "n_episodes": n_episodes, "seed": seed, "split": split, **_left_out(task, path)}
-    job = partial(_job, task, source, split, seed, n_episodes)
+    fit = source.fit(task, path)
+    job = partial(_job, task, fit, split, seed, n_episodes)
     with ExitStack() as stack:
         pool = _shut(stack, RayPool(ray, workers)) if ray is not None else None  # no cluster, no store is begun
         workers = pool.workers if pool else workers
-        writer = stack.enter_context(StoreWriter(path, task.spaces, info))
+        writer = stack.enter_context(StoreWriter(path, fit.spaces(task), info))
+        put = partial(_put, writer, partial(fit.put_beside, task, path))
         missing = [i for i in range(n_histories) if not writer.has(i)]
         bar = stack.enter_context(_bar(task, source, n_histories, n_episodes, progress))
         bar.update((n_histories - len(missing)) * n_episodes)
         width = _width(task, source, n_histories, n_episodes, workers)
         batches = [np.array(missing[i:i + width]) for i in range(0, len(missing), width)]
         if pool is None and workers > 1 and len(batches) > 1: pool = _shut(stack, process_pool(workers))
-        if pool: _spread(pool, job, batches, writer, bar, n_episodes)
-        else: _one_by_one(job, batches, writer, bar)
+        if pool: _spread(pool, job, batches, put, bar, n_episodes)
+        else: _one_by_one(job, batches, put, bar)
     return Store.open(path)

@@ -175,6 +175,13 @@ def view(self: Task,
     return self
 
 @patch
+def read_params(self: Task,
+    params: dict[str, Any],  # as a store or a model names them, perhaps an older one
+) -> dict[str, Any]:  # as this version does
+    "Parameters that mean the same as they are written now."
+    return params
+
+@patch
 def dataset(self: Task,
     store: Store,  # histories of this task
     format: str = "rl",  # "rl" for arrays, "language" for text
@@ -235,11 +242,12 @@ def task_id(
 # %% ../../nbs/10_tasks.ipynb #9686442b
 def _differences(task, theirs):
     "What differs between a task's parameters and others; one that is not named there has its default."
+    theirs = task.read_params(theirs)
     named = {*task.params, *task.later}
     defaults = {f.name: f.default for f in dataclasses.fields(task) if f.name in named}
     ours, theirs = {**defaults, **task.params}, {**defaults, **theirs}
     differ = sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
-    return ", ".join(f"{k}={theirs.get(k)!r}, asked for {ours.get(k)!r}" for k in differ)
+    return ", ".join(f"{k}={theirs.get(k)!r:.200}, asked for {ours.get(k)!r:.200}" for k in differ)
 
 _RENAMED = {"trl": "rollout_log"}  # tasks by the names that older stores have
 
