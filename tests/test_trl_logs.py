@@ -1,5 +1,7 @@
 """Logs of TRL as people have them: what is a reward, who spoke, whose batch it was."""
 
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -195,3 +197,82 @@ def test_a_conversation_becomes_a_store(tmp_path):
     write(tmp_path / "run", 1, prompt=["p"] * 2, completion=said, right=[1.0, 0.0])
     store, _ = import_log("trl", tmp_path / "run", tmp_path / "store")
     assert "add" in store[0][0].action[0] and store[0][1].action[0] == "5"
+
+
+PLACES = ["market", "sea", "house", "park", "river", "school"]
+
+
+def vowels(completions, **kwargs):
+    return [sum(c in "aeiou" for c in x) / max(len(x), 1) for x in completions]
+
+
+def short(prompts, completions, **kwargs):
+    "Applies to half of the prompts."
+    return [1 - len(x) / 60 if "e" in p.split()[-1] else None for p, x in zip(prompts, completions)]
+
+
+def never(completions, **kwargs):
+    return [None] * len(completions)
+
+
+def trained(folder, rewards=(vowels,), evaluation=False, num_generations=2, **settings):
+    "A log that TRL itself writes in six steps of four completions; an evaluation after every second step."
+    trl = pytest.importorskip("trl")
+    import torch
+    from datasets import Dataset
+    from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+    torch.manual_seed(0)
+    logs = Path(__file__).parent / "data/trlx_logs"
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(logs / "tokenizer", padding_side="left")
+    special = dict(bos_token_id=0, eos_token_id=0, pad_token_id=1)
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=768, n_layer=1, n_head=2, n_embd=32, n_positions=64, **special))
+    held_out = Dataset.from_dict({"prompt": ["Mia saw a fox.", "Mia saw a dog."]}) if evaluation else None
+    if evaluation:
+        settings |= dict(eval_strategy="steps", eval_steps=2, per_device_eval_batch_size=4)
+    args = trl.GRPOConfig(
+        output_dir=str(folder), per_device_train_batch_size=4, max_completion_length=6, max_steps=6,
+        log_completions=True, report_to=[], use_cpu=True, save_strategy="no", bf16=False, disable_tqdm=True, seed=3,
+        gradient_checkpointing=False, num_generations=num_generations, **settings,
+    )  # fmt: skip
+    prompts = Dataset.from_dict({"prompt": [f"Dan went to the {x}." for x in PLACES]})
+    trl.GRPOTrainer(model, list(rewards), args, prompts, held_out, processing_class=tokenizer).train()
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("every", "steps"), [(1, [1, 3, 5]), (3, [3])], ids=["each", "third"])
+def test_evaluations_in_a_log_of_trl(every, steps, tmp_path):
+    "TRL writes those of an evaluation over the training batch of the same step: that batch is lost, and only said."
+    problems = Problems()
+    _, rollouts = read(trained(tmp_path, evaluation=True, logging_steps=every), problems)
+    assert [r.optimizer_step + 1 for r in rollouts] == [x for x in steps for _ in range(4)]
+    assert all(r.prompt.startswith("Dan went") for r in rollouts)
+    assert any("12 rollouts are left out" in note for note in problems.notes), problems.notes
+    kept = read(tmp_path, evaluation=True)[1]
+    assert sum(r.prompt.startswith("Mia saw") for r in kept) == 12
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_only_the_latest_batch_in_a_log_of_trl(tmp_path):
+    problems = Problems()
+    _, rollouts = read(trained(tmp_path, logging_steps=3), problems)
+    assert [r.optimizer_step for r in rollouts] == [2] * 4 + [5] * 4
+    assert any("sparse log: 2 of 6 steps" in note for note in problems.notes)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_columns_of_nan_in_a_log_of_trl(tmp_path):
+    "A function that applies to no completion, or to some: the score is the sum of those that apply."
+    trained(tmp_path / "run", (vowels, short, never), num_generations=4, logging_steps=1)
+    problems = Problems()
+    run, rollouts = read(tmp_path / "run", problems)
+    assert {"vowels", "short"} <= {*run.about["rewards"]}
+    table = pa.concat_tables(map(pq.read_table, sorted((tmp_path / "run/completions").glob("*")))).to_pydict()
+    known = [sum(x for x in row if x is not None and x == x) for row in zip(table["vowels"], table["short"])]
+    assert [r.score for r in rollouts] == pytest.approx(known)
+    assert any(x != x or x is None for x in table["short"]) and all(x != x or x is None for x in table["never"])
+    only, scores = read(tmp_path / "run", columns="never")
+    assert len(scores) == 24 and all(np.isnan(r.score) for r in scores)
+    store, _ = import_log(TRL(columns="never"), tmp_path / "run", tmp_path / "store")
+    assert np.isnan(store[0].returns).all()

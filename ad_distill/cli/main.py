@@ -239,6 +239,8 @@ _import_options = options(
                  help="Of the log's model.  [default: the folder `tokenizer` in the log or beside it, if there is "
                       "one]"),
     click.option("--skip-bad", is_flag=True, help="Leave out what is damaged, and say how much that is."),
+    click.option("--turns", is_flag=True,
+                 help="As text, a step for each message of the model in a conversation; else a step a rollout."),
     click.option("--reward", metavar="NAME",
                  help="Reward function: gives scores where the log has none, and lets a model act on the task later. "
                       "vader, length, classifier:PATH_OR_NAME, ..."),
@@ -256,12 +258,12 @@ def _left_out(got):
     if rollouts: parts.append(f"at least {_count(rollouts, 'rollout')}")
     return f"; left out: {', '.join(parts)}" if parts else ""
 
-def _import_log(reader, path, out, tokenizer, skip_bad, reward, bar):
+def _import_log(reader, path, out, bar, options):
     "The log of a trainer as a store; what there is to report."
     from ad_distill.logs.importing import import_log
     start = time.perf_counter()
     with interruptible("nothing was written"):
-        store, got = import_log(reader, path, out, tokenizer, skip_bad, reward, bar)
+        store, got = import_log(reader, path, out, progress=bar, **options)
     return _stored(got, store, out, start)
 
 def _print_notes(made, tokenizer):
@@ -297,12 +299,12 @@ def _import_exchange(kind, path, out, log_options, settings, bar):
 @click.argument("reader")
 @click.argument("path")
 @_import_options
-def _import(reader, path, out, tokenizer, skip_bad, reward, settings, quiet, as_json):
+def _import(reader, path, out, settings, quiet, as_json, **options):
     """Import the log of an RLHF trainer: READER is its kind (see `ad_distill readers`), PATH a file or a folder with
     one or several runs.
 
     One run becomes one history, in learning order. A log with tokens is stored as tokens; one with text only as text,
-    or, with --tokenizer, as tokens.
+    or, with --tokenizer, as tokens. Roles, rewards of turns and what else the log says are kept beside it.
 
     \b
     Example: ad_distill import trlx logs/trlx --tokenizer logs/tokenizer --out runs/trlx
@@ -319,12 +321,12 @@ def _import(reader, path, out, tokenizer, skip_bad, reward, settings, quiet, as_
     """
     bar = wants_bar(quiet)
     if reader in EXCHANGE:
-        log_options = {"--tokenizer": tokenizer, "--skip-bad": skip_bad, "--reward": reward}
+        log_options = {f"--{k.replace('_', '-')}": x for k, x in options.items()}
         made = _import_exchange(reader, path, out, log_options, settings, bar)
         for note in made["notes"]: click.echo(note, err=True)
         return report(made, as_json, _stored_line(made))
-    made = _import_log(make(READERS, reader, settings), path, out, tokenizer, skip_bad, reward, bar)
-    if not as_json: _print_notes(made, tokenizer)
+    made = _import_log(make(READERS, reader, settings), path, out, bar, options)
+    if not as_json: _print_notes(made, options["tokenizer"])
     report(made, as_json, f"{out}: {_count(made['runs'], 'run')}, {made['rollouts']:,} rollouts, {_size(made)}"
                           f"{_left_out(made)}")
 

@@ -24,6 +24,7 @@ from ..data.store import Store
 from ..data.streamed import StreamedWriter
 from .core import Problems, Reader, make_reader
 from ..registry import UserError
+from ..rlhf.conversations import kept_file
 from ..rlhf.packing import PackedRollouts, packed_pieces
 from ..rlhf.rewards import RewardFunction, make_reward
 from ..rlhf.rollouts import save_tokenizer, text_spaces, token_spaces
@@ -166,6 +167,7 @@ class _Import:
     reward: str = ""  # name of the reward function
     score: RewardFunction | None = None  # which that is
     progress: bool = False  # show progress bars
+    turns: bool = False  # as text, a step a turn
     packed: list[PackedRollouts] = field(default_factory=list)  # one a run
     iterations: list[list] = field(default_factory=list)  # of each of them, see `_count_iteration`
     prompts: _Prompts = field(default_factory=_Prompts)
@@ -234,7 +236,8 @@ def _wrong_numbers(r):
         why = _first(_wrong_logprob(x) for x in r.logprobs)
         if why: return why
     why = None if r.score is None else _wrong_number("score", r.score)
-    return why or _first(_wrong_number("score of a token", x) for x in r.scores or ())
+    why = why or _first(_wrong_number("score of a token", x) for x in r.scores or ())
+    return why or _first(_wrong_number("reward of a turn", m.reward) for m in r.messages or ())
 
 def _wrong(r):
     "Why a rollout cannot go in a history; None: it can."
@@ -260,15 +263,22 @@ def _pack(self: _Import, run, rollouts, folder):
     "Write the rollouts of a run into files."
     packed, found = None, []
     for i, r in enumerate(rollouts):
-        if packed is None: packed = PackedRollouts(folder, run, r.completion_ids is None)
+        if packed is None: packed = PackedRollouts(folder, run, self._is_text(r), self.turns)
         try: packed.add(r)
-        except (TypeError, OverflowError) as e:
+        except (TypeError, OverflowError, RecursionError) as e:
             self.problems.bad(f"{run.name}: rollout {i}: {e}", rollouts=1)
             continue
         _count_iteration(found, r)
         self.prompts.add(r.prompt if packed.text else tuple(r.prompt_ids))
     if packed: packed.close()
     return packed, found
+
+@patch
+def _is_text(self: _Import, r):
+    "Whether the rollouts of a run become text; else tokens."
+    if self.turns and (r.prompt is None or r.completion is None):
+        raise UserError("turns: the log holds tokens only, and in token form each token is a step: leave turns out")
+    return self.turns or r.completion_ids is None
 
 # %% ../../nbs/logs/04_importing.ipynb #0e4fbf78
 @patch
@@ -351,7 +361,7 @@ def _info(self: _Import, task):
     caveats = list(dict.fromkeys(line for p in self.packed for line in p.run.caveats))
     return {"task": task_id(task), "source": {"name": self.reader.name, "params": {}},
             "runs": [p.run.name for p in self.packed], "n_episodes": max(p.n for p in self.packed),
-            **({"caveats": caveats} if caveats else {})}
+            **({"turns": True} if self.turns else {}), **({"caveats": caveats} if caveats else {})}
 
 # %% ../../nbs/logs/04_importing.ipynb #55f67658
 @patch
@@ -364,11 +374,20 @@ def _write_histories(self: _Import, path, task):
             except UserError as e: raise UserError(f"{packed.run.name}: {e}") from e
 
 @patch
+def _write_kept(self: _Import, path):
+    "Put what the log says beside the histories."
+    for i, packed in enumerate(self.packed):
+        if not packed.kept.file.exists(): continue
+        kept_file(path, i).parent.mkdir(exist_ok=True)
+        packed.kept.file.rename(kept_file(path, i))
+
+@patch
 def write(self: _Import, path: Path) -> None:
     "Write what was read into a new store."
     task, prompts = self.task()
     self._write_histories(path, task)
     if self.tokenizer is not None and not self.packed[0].text: save_tokenizer(self.tokenizer, path)
+    self._write_kept(path)
     if prompts: (path / "prompts.txt").write_text("\n".join(prompts) + "\n", encoding="utf-8")
 
 # %% ../../nbs/logs/04_importing.ipynb #023c21bc
@@ -395,6 +414,12 @@ def _working_folder(out):
     try: yield work
     finally: shutil.rmtree(work, ignore_errors=True)
 
+def _check_turns(tokenizer, reward):
+    "Refuse what does not go with a step a turn."
+    if tokenizer is not None: raise UserError("turns: a step a turn is text, and in token form each token is a step: "
+                                              "leave the tokenizer out, or turns")
+    if reward: raise UserError("turns: a task with a reward function has one turn: leave the reward out, or turns")
+
 def _tokenizer_for(path, tokenizer):
     "The tokenizer that was named, or lies beside the log."
     if tokenizer is None and Path(path).exists():
@@ -413,14 +438,16 @@ def import_log(
     skip_bad: bool = False,  # leave out what is damaged, and count it
     reward: str | None = None,  # name of the reward function: gives scores where the log has none; see `REWARDS`
     progress: bool = False,  # show progress bars
+    turns: bool = False,  # as text, a step for each message of the model; else a step a rollout, or a token
 ) -> tuple[Store, dict[str, Any]]:  # the store, and a summary: runs, rollouts, left_out, notes, tokenizer
     "A log as a store, one history a run. `UserError` names the first thing that is wrong; nothing is written then."
     if isinstance(reader, str): reader = make_reader(reader)
     out, path = Path(out), str(path)
     _need_free(out)
+    if turns: _check_turns(tokenizer, reward)
     score = make_reward(reward) if reward else None
-    problems, tokenizer = Problems(skip_bad), _tokenizer_for(path, tokenizer)
-    log = _Import(reader, path, out, problems, tokenizer, reward or "", score, progress)
+    problems, tokenizer = Problems(skip_bad), None if turns else _tokenizer_for(path, tokenizer)
+    log = _Import(reader, path, out, problems, tokenizer, reward or "", score, progress, turns)
     with _working_folder(out) as work:
         log.read(work)
         log.write(work / "store")

@@ -18,8 +18,8 @@ import numpy as np
 from fastcore.basics import patch
 
 from ..data.store import at_ends, holds_prompts_once, text_array
-from .rollouts import Rollout
-from .rollouts import token_states
+from .conversations import KeptRollouts, rollout_json, turn_rewards, turn_texts, turns_json
+from .rollouts import Rollout, token_states
 from ..trajectory import History, RolloutStates, Spaces, column_dtype
 
 # %% ../../nbs/rlhf/03_packing.ipynb #de54a4a8
@@ -50,7 +50,8 @@ class _NumberFile:
 
 # %% ../../nbs/rlhf/03_packing.ipynb #bdb77ec7
 # columns of numbers and their types, as `array` has them; text is bytes
-_CODES = dict(prompt="i", prompt_n="i", token="i", token_n="i", logprob="f", score="d", paid="f", paid_n="i", ended="b")
+_CODES = dict(prompt="i", prompt_n="i", token="i", token_n="i", logprob="f", score="d", paid="f", paid_n="i", ended="b",
+              rows="i")
 
 class PackedRollouts:
     "The rollouts of one run, without padding, end to end, in files."
@@ -58,18 +59,20 @@ class PackedRollouts:
         folder: Path,  # for the files; it is made
         run: Any,      # what the rollouts are of; only kept
         text: bool,    # whether they are texts; else tokens
+        turns: bool = False,  # of text: a step a turn; else a step a rollout
     ):
-        self.run, self.text = run, text
+        self.run, self.text, self.turns = run, text, turns
         self.n = 0                         # rollouts
         self.lowest, self.highest = 0, -1  # token of any of them
         self.prompt_length = 0             # tokens of the longest prompt
         folder.mkdir()
         codes = _CODES | (dict(prompt="B", token="B") if text else {})
         self.columns = {k: _NumberFile(folder / k, code) for k, code in codes.items()}
+        self.kept = KeptRollouts(folder / "kept.parquet")  # what the log says beside
 
     def close(self) -> None:
         "No more rollouts follow."
-        for column in self.columns.values(): column.close()
+        for column in (*self.columns.values(), self.kept): column.close()
 
 # %% ../../nbs/rlhf/03_packing.ipynb #5dcabf22
 @patch
@@ -77,25 +80,35 @@ def add(self: PackedRollouts,
     r: Rollout,  # the next one
 ) -> None:
     "One rollout; TypeError or OverflowError if what should be numbers are none, and nothing is added then."
-    row = (_texts(r) if self.text else _tokens(r)) | _result(r)
-    for k in ("prompt", "token", "paid"): row[f"{k}_n"] = array("i", [len(row[k])])
+    row, line = _texts(r, self.turns) if self.text else _tokens(r)
+    row |= dict(paid=array("f", r.scores or ()), paid_n=array("i", [len(r.scores or ())]),
+                ended=array("b", [-1 if r.ended is None else r.ended]))
     for k, numbers in row.items(): self.columns[k].extend(numbers)
+    self.kept.add(line)
     if not self.text: self._note_tokens(row["prompt"], row["token"])
     self.n += 1
 
-def _result(r):
-    score = math.nan if r.score is None else r.score
-    ended = -1 if r.ended is None else r.ended
-    return dict(score=array("d", [score]), paid=array("f", r.scores or ()), ended=array("b", [ended]))
+def _score(r): return math.nan if r.score is None else r.score
 
-def _texts(r):
-    prompt, completion = (array("B", x.encode()) for x in (r.prompt, r.completion))
-    return dict(prompt=prompt, token=completion, logprob=array("f", [math.nan]))
+def _texts(r, turns):
+    "The steps of a rollout of text, and what is kept of it beside."
+    steps, scores, more = [(r.prompt, r.completion)], [_score(r)], {}
+    if turns and (found := turn_texts(r)):
+        steps, scores, more = found, turn_rewards(r), turns_json(r)
+    line = rollout_json(r, "".join(x for step in steps for x in step), more)
+    prompts, completions = ([x.encode() for x in column] for column in zip(*steps))
+    numbers = dict(prompt_n=[*map(len, prompts)], token_n=[*map(len, completions)], rows=[len(steps)])
+    return dict(prompt=array("B", b"".join(prompts)), token=array("B", b"".join(completions)), score=array("d", scores),
+                logprob=array("f", [math.nan] * len(steps))) | {k: array("i", x) for k, x in numbers.items()}, line
 
 def _tokens(r):
+    "The tokens of a rollout, and what is kept of it beside."
     prompt, completion = array("i", r.prompt_ids), array("i", r.completion_ids)
     if not completion: raise TypeError("it has no token at all")
-    return dict(prompt=prompt, token=completion, logprob=_logprobs(r, len(completion)))
+    row = dict(prompt=prompt, prompt_n=array("i", [len(prompt)]), token=completion, token_n=array("i", [len(completion)]),
+               logprob=_logprobs(r, len(completion)), score=array("d", [_score(r)]), rows=array("i", [1]))
+    if r.prompt is None or r.completion is None: return row, rollout_json(r)
+    return row, rollout_json(r, r.prompt + r.completion, {"prompt": r.prompt, "completion": r.completion})
 
 # %% ../../nbs/rlhf/03_packing.ipynb #a4987b5a
 def _logprobs(r, n):
@@ -136,12 +149,19 @@ def packed_pieces(
     about: dict[str, Any],   # its task, source, seed and versions
 ) -> Iterator[History]:      # one after the other they are the history of the run
     "The history of a run in pieces of bounded size."
-    ends = {k: _ends(packed.columns[f"{k}_n"].read()) for k in ("prompt", "token", "paid")}  # (n + 1,)
-    if not packed.text: ends["logprob"] = ends["token"]
+    ends = _column_ends(packed)
     history_columns = _text_columns if packed.text else _token_columns
     for first, last in _spans(_bytes_before(packed, ends, spaces)):
         piece = _read_piece(packed, ends, first, last)
         yield History(*history_columns(piece, spaces), spaces, **about)
+
+def _column_ends(packed):
+    "Where the numbers of each rollout end, (n + 1,), for columns that do not hold one for each."
+    ends = {k: _ends(packed.columns[f"{k}_n"].read()) for k in ("prompt", "token", "paid")}
+    if not packed.text: return {**ends, "logprob": ends["token"]}
+    steps = _ends(packed.columns["rows"].read())  # (n + 1,)
+    of_steps = dict.fromkeys(("prompt_n", "token_n", "score", "logprob"), steps)
+    return {**{k: ends[k][steps] for k in ("prompt", "token")}, "paid": ends["paid"], **of_steps}
 
 # %% ../../nbs/rlhf/03_packing.ipynb #6a7e0789
 def _read_piece(packed, ends, first, last):
@@ -192,9 +212,10 @@ def _decoded(data, counts):
     return text_array(data[a:b].decode() for a, b in zip(ends, ends[1:]))
 
 def _text_columns(piece, spaces):
-    "Columns and lengths of a history in text form, one row a rollout."
-    ended = piece["ended"]  # (e,)
-    prompts, completions = (_decoded(piece[k], piece[f"{k}_n"]) for k in ("prompt", "token"))  # (e,)
+    "Columns and lengths of a history in text form: a row a rollout, or a turn."
+    lengths, ended = piece["rows"], piece["ended"]  # (e,) each
+    prompts, completions = (_decoded(piece[k], piece[f"{k}_n"]) for k in ("prompt", "token"))  # (t,)
     columns = dict(state=prompts, action=completions, reward=piece["score"].astype(np.float32),
-                   logprob=piece["logprob"], terminated=ended == 1, truncated=ended == 0)
-    return columns, np.ones(len(ended), np.int32)
+                   logprob=piece["logprob"], terminated=at_ends(ended == 1, lengths),
+                   truncated=at_ends(ended == 0, lengths))
+    return columns, lengths
