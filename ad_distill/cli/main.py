@@ -20,7 +20,8 @@ from .console import (
     list_one, list_registered, list_settings, make, make_windows, name_option, names_of, options, out_option,
     pairs_option, quiet_option, report, seed_option, serializer_of, sorted_settings, wants_bar)
 from .notebooks import (
-    complete_experiment, execute, experiment_values, experiments, find_experiment, list_experiments, made_since, output_path, parameters_of)
+    complete_experiment, execute, experiment_values, experiments, find_experiment, list_experiments, made_since,
+    output_path, parameters_of)
 from .show import (
     chosen, plot_scores, plot_store, rise_note, show_history, show_parsed, show_store, store_summary, unknown_rewards)
 from ..registry import (
@@ -671,7 +672,7 @@ _evaluate_options = options(
     click.option("--episodes", type=count, default=60, show_default=True, metavar="N",
                  help="Episodes that fill the context, one after the other."),
     click.option("--instances", type=count, metavar="N",
-                 help="Instances of the task; no more than the split has.  [default: 16, or all where there are fewer]"),
+                 help="Instances of the task, no more than the split has.  [default: 16, or all of fewer]"),
     click.option("--streams", type=count, default=4, show_default=True, metavar="N",
                  help="Independent runs on each instance."),
     click.option("--split", type=click.Choice(SPLITS), default="held_out", show_default=True,
@@ -798,7 +799,8 @@ def _evaluate(model, task, params, serializer, writes, episodes, instances, base
     if plot: plot_scores(table, plot)
     reads = net.serializer.name if hasattr(net, "serializer") else None
     got = {"path": out, "model": model, "task": task.name, "episodes": episodes, "instances": instances,
-           "instances_in_split": there, **how, "serializer": reads, "seconds": round(time.perf_counter() - start, 3), **summarize(table)["model"]}
+           "instances_in_split": there, **how, "serializer": reads,
+           "seconds": round(time.perf_counter() - start, 3), **summarize(table)["model"]}
     if baselines: got |= {"baselines": {k: v for k, v in summarize(table).items() if k != "model"}, "missing": missing}
     report(got, as_json, _score_line(got) + _baselines_line(got.get("baselines", {})))
     notes = [] if as_json else [_instances_line(got, there), *missing, _above_one(got, task)]

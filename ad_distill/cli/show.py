@@ -75,8 +75,8 @@ def chosen_episodes(
     if m["one"]: first, end = int(m["one"]), int(m["one"]) + 1 or None  # the end behind -1 is open
     else: first, end = (int(x) if x else None for x in (m["first"], m["end"]))
     picked = range(n)[first:end]
-    if not picked: raise UserError(f"--episodes {text}: there are {counted(n, 'episode')}" + (f", 0 to {n - 1}" if n else ""))
-    return picked
+    if picked: return picked
+    raise UserError(f"--episodes {text}: the history has {counted(n, 'episode')}" + (f", 0 to {n - 1}" if n else ""))
 
 # %% ../../nbs/cli/03_show.ipynb #4ac2f20c
 def _text(x, width=32):
@@ -246,7 +246,8 @@ def what_differs(
 def _differs_line(history):
     try: found = what_differs(history)
     except UserError as e: return f"  instance not known: {e}"
-    return "  instance " + (", ".join(f"{k} {json.dumps(v, default=str)}" for k, v in found.items()) or "like all others")
+    said = ", ".join(f"{k} {json.dumps(v, default=str)}" for k, v in found.items())
+    return f"  instance {said or 'like all others'}"
 
 def _differs_json(history):
     try: return what_differs(history)
