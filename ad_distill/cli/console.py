@@ -21,8 +21,7 @@ from typing import Any, NamedTuple
 import click
 from click.shell_completion import CompletionItem
 
-from ..registry import (
-    SERIALIZERS, TASKS, Registry, UserError, import_here, is_like, nearest, trust, typed_value)
+from ..registry import SERIALIZERS, Registry, UserError, import_here, is_like, nearest, trust, typed_value
 
 # %% ../../nbs/cli/01_console.ipynb #d1afcf4b
 class Failure(click.ClickException):
@@ -326,7 +325,7 @@ def check_serializer(
     _check_settings(theirs, ours, named, where)
 
 # %% ../../nbs/cli/01_console.ipynb #d52f9852
-Completer = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]  # from what is begun to how it may go on
+Completer = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]  # from what is begun to its ends
 
 def names_of(
     registry: Registry,  # TASKS, SOURCES, ...
