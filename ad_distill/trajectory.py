@@ -20,7 +20,7 @@ from fastcore.basics import patch
 from gymnasium.spaces import Box, Discrete, MultiDiscrete, Space, Text
 
 from . import __version__
-from .registry import UserError, nearest
+from .registry import UserError, counted, nearest
 
 # %% ../nbs/00_trajectory.ipynb #53039a85
 def int_bounds(
@@ -439,8 +439,6 @@ def _describe(columns, spaces):
     lines = [f"  {k:<11}{str(x.shape):<12}{str(x.dtype):<9}{kinds.get(k, '')}" for k, x in columns.items()]
     return "\n".join(line.rstrip() for line in lines)
 
-def _plural(count, word): return f"{count} {word}" if count == 1 else f"{count} {word}s"
-
 def _cell(v, width=60):
     text = f"{v:.4g}" if isinstance(v, (float, np.floating)) else str(v)
     return html.escape(text if len(text) <= width else text[:width - 1] + "…")
@@ -522,7 +520,7 @@ def __getitem__(self: Trajectory, i):
 def _title(self: Trajectory):
     flags = [k for k in ("terminated", "truncated") if self.columns[k].any()]
     ending = " and ".join(flags) or "not done"
-    return f"Trajectory: {_plural(len(self), 'transition')}, return {self.total:g}, {ending}"
+    return f"Trajectory: {counted(len(self), 'transition')}, return {self.total:g}, {ending}"
 
 @patch
 def __repr__(self: Trajectory): return f"{self._title()}\n{_describe(self.columns, self.spaces)}"
@@ -645,7 +643,7 @@ def from_episodes(cls: History,
 @patch
 def _title(self: History):
     return (f"History of {self.source['name']} on {self.task['name']} (instance {self.task.get('instance')}, seed "
-            f"{self.seed}): {_plural(len(self), 'episode')}, {_plural(self.n_transitions, 'transition')}")
+            f"{self.seed}): {counted(len(self), 'episode')}, {counted(self.n_transitions, 'transition')}")
 
 @patch
 def __repr__(self: History):

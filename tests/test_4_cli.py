@@ -143,6 +143,94 @@ def test_lists(command, some, tmp_path):
     assert all(name in text for name in known)
 
 
+def test_every_parameter_is_explained(tmp_path):
+    "Of every task, source, reader and serializer: in the listing of all, and each by its name, as text and as JSON."
+    kinds = ("tasks", "sources", "readers", "serializers")
+    listed = dict(zip(kinds, map(json.loads, several(*[[kind, "--json"] for kind in kinds], cwd=tmp_path))))
+    asked = [(kind, known["name"]) for kind in kinds for known in listed[kind]]
+    assert len(asked) > 40
+    told = several(*[[*a, *more] for a in asked for more in ([], ["--json"])], cwd=tmp_path)
+    for (kind, name), text, one in zip(asked, told[::2], map(json.loads, told[1::2])):
+        assert text.startswith(f"{name}: {one['description']}"), f"{kind} {name}"
+        assert one["meanings"].keys() == one["parameters"].keys() and all(one["meanings"].values()), f"{kind} {name}"
+        lines = {line.split("=")[0].strip(): line for line in text.splitlines() if line.startswith("    ")}
+        for parameter, meaning in one["meanings"].items():
+            assert lines[parameter].endswith(meaning.rstrip()), f"{kind} {name}: {parameter}"
+        assert ("NAME VALUE" in text) == bool(one["parameters"])
+    mistakes = several(
+        ["serializers", "cords"],
+        ["readers", "trlz"],
+        ["readers", "minari"],
+        ["sources", "ucb1"],
+        cwd=tmp_path,
+        codes=True,
+    )
+    assert [code for code, *_ in mistakes] == [2] * 4
+    for (_, _, err), said in zip(mistakes, ("did you mean coords?", "trlx", "import", "did you mean ucb?")):
+        assert said in err
+
+
+def test_a_task_with_an_id_says_what_varies(tmp_path):
+    text = cli("tasks", "gym:CartPole-v1", cwd=tmp_path).stdout
+    assert "vary=" in text and "what varies: " in text and "256 instances, 51 of them in the split held_out" in text
+
+
+def complete_in_bash(line, cwd):
+    "What a real bash has in COMPREPLY after a tab at the end of a line."
+    script = f"""
+{cli("completion", "bash", cwd=cwd).stdout}
+complete -p ad_distill >&2
+COMP_WORDS=({line}) COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))
+_ad_distill_completion ad_distill
+printf '%s\\n' "${{COMPREPLY[@]}}"
+"""
+    done = run("bash", "--norc", "-c", script, cwd=cwd)
+    assert "-F _ad_distill_completion" in done.stderr
+    return done.stdout.split()
+
+
+@pytest.mark.skipif(not shutil.which("bash"), reason="there is no bash")
+@pytest.mark.parametrize(
+    "line, some",
+    [
+        ("ad_distill ge", {"generate"}),
+        ("ad_distill generate dark_", {"dark_room", "dark_room_hard", "dark_key_to_door"}),
+        ("ad_distill generate dark_room --source q_", {"q_learning"}),
+        ("ad_distill generate dark_room --his", {"--histories"}),
+        ("ad_distill show runs/room --history 0 --serializer co", {"coords", "compact"}),
+        ("ad_distill import tr", {"trl", "trlx"}),
+        ("ad_distill import mi", {"minari"}),
+        ("ad_distill run exp_d", {"exp_darkroom"}),
+        ("ad_distill train runs/room --model lm --base ada/", {"ada/tiny-lm"}),
+        ("ad_distill readers js", {"jsonl"}),
+        ("ad_distill tasks story", {"story_rlhf"}),
+    ],
+)
+def test_completion_in_bash(line, some, tmp_path, monkeypatch):
+    (tmp_path / "hub/models--ada--tiny-lm").mkdir(parents=True)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    assert set(complete_in_bash(line, tmp_path)) == some
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_completion_for_other_shells(shell, tmp_path):
+    assert "_AD_DISTILL_COMPLETE" in cli("completion", shell, cwd=tmp_path).stdout
+
+
+@pytest.mark.parametrize("line", ["generate ", "train x --serializer ", "import ", "run ", "train x --base "])
+def test_completion_imports_nothing_heavy(line, tmp_path):
+    code = f"""
+import sys
+from ad_distill.cli.main import main
+try: main([])
+except SystemExit as e: assert not e.code, e.code
+heavy = [m for m in {HEAVY!r} if m in sys.modules]
+sys.exit(f"imported on the way: {{heavy}}" if heavy else 0)
+"""
+    words = {"COMP_WORDS": f"ad_distill {line}", "COMP_CWORD": str(len(line.split()) + 1)}
+    assert python(code, cwd=tmp_path, _AD_DISTILL_COMPLETE="bash_complete", **words).stdout.strip()
+
+
 def test_lists_what_can_be_set(tmp_path):
     ((rl, lm, text),) = [
         several(
@@ -263,10 +351,44 @@ def test_show(work):
     assert (d["histories"], d["episodes"], d["transitions"], len(d["mean_return_by_tenth"])) == (6, 240, 4800, 10)
     rows = cli("show", "room", "--history", 2, "--episodes", "1:3", cwd=work).stdout
     assert "episode 1:" in rows and "episode 2:" in rows and "episode 3:" not in rows
-    assert len(rows.splitlines()) == 2 + 2 * (1 + 1 + 1 + 20) and "logprob" in rows
+    assert len(rows.splitlines()) == 3 + 2 * (1 + 1 + 1 + 20) and "logprob" in rows
     h = json.loads(cli("show", "room", "--history", -1, "--episodes", "-2:", "--json", cwd=work).stdout)
     assert [e["episode"] for e in h["episodes"]] == [38, 39]
     assert h["returns"] == store[5].returns.tolist() and h["episodes"][1]["state"] == store[5][39].state.tolist()
+    assert (len(h["differs"]["goals"]), len(h["differs"]["goals"][0])) == (1, 2)
+    assert f"instance goals [{h['differs']['goals'][0]}]" in cli("show", "room", "--history", -1, cwd=work).stdout
+
+
+def test_one_is_one_and_a_size_is_a_size(tmp_path):
+    made, shown, history = several(
+        "generate bandit --source ucb --histories 1 --episodes 1 --out one".split(),
+        ["show", "one", "--verify"],
+        ["show", "one", "--history", 0],
+        cwd=tmp_path,
+    )
+    size = sum(map(len, files(tmp_path / "one").values()))
+    assert f"1 history, 1 episode, 1 transition, {size / 1000:.1f} kB, " in made and 1000 < size < 10_000
+    assert f"size              {size / 1000:.1f} kB" in shown and "verified: 1 history" in shown
+    assert "1 episode, 1 transition" in history and "episode 0: 1 transition, " in history
+    assert not any(f"1 {wrong}" in made + shown + history for wrong in ("histories", "episodes", "transitions"))
+
+
+def test_a_log_without_scores_says_so(tmp_path):
+    (tmp_path / "log.jsonl").write_text('{"prompt": "2 + 2 =", "response": "4"}\n{"prompt": "1 =", "response": "1"}\n')
+    args = "import jsonl log.jsonl -s score".split()
+    silent, shown, (_, out, err) = several(
+        [*args, "", "--out", "silent"],
+        ["show", "silent"],
+        [*args, "", "--reward", "length", "--out", "paid"],
+        cwd=tmp_path,
+        codes=True,
+    )
+    told = [line for line in silent[2].splitlines() if "NaN" in line]
+    assert len(told) == 1 and "all 2 rollouts" in told[0] and "--reward NAME" in told[0]
+    assert "no reward is known (NaN)" in shown[1] and "--reward NAME" in shown[1]
+    assert "NaN" not in err and "1 run, 2 rollouts" in out
+    missing = cli("import", "jsonl", "log.jsonl", "--out", "x", cwd=tmp_path, code=2).stderr
+    assert "-s score NAME" in missing and "--reward NAME" in missing
 
 
 @pytest.mark.parametrize("more", [[], ["--history", "0"]], ids=["store", "history"])
@@ -349,7 +471,40 @@ def test_train_and_evaluate(work, tmp_path):
     assert len(rows) == 1 + 3 * 2 * 2 and {"agent", "episode", "return", "score"} <= set(rows[0].split(","))
     cli(*args, "a.json", cwd=tmp_path)
     assert len(json.loads((tmp_path / "a.json").read_text())) == 12
-    cli("evaluate", "m", "--episodes", 1, "--instances", 1, "--out", "b.csv", cwd=tmp_path)  # the model knows its task
+    one = cli("evaluate", "m", "--episodes", 1, "--instances", 1, "--out", "b.csv", cwd=tmp_path)  # it knows its task
+    assert "played: 1 instance of the 16 in the split held_out, 4 streams each" in one.stderr
+
+
+def test_evaluate_against_baselines(work, tmp_path):
+    "Random play, the optimum and the source of the histories, on the same instances; all of a split that is small."
+    short = ["evaluate", work / "model", "--episodes", 2, "--streams", 1, "--baselines", "--out"]
+    ((code, out, err), (_, summary, silence)) = several(
+        [*short, "a.csv", "--split", "test"], [*short, "b.csv", "--instances", 2, "--json"], cwd=tmp_path, codes=True
+    )
+    assert not code and all(f"\n  {agent}: " in out for agent in ("random", "optimum", "source"))
+    assert "played: 8 instances of the 8 in the split test, which is all there are" in err
+    got = json.loads(summary)
+    assert (got["instances"], got["instances_in_split"], got["missing"], silence) == (2, 16, [], "")
+    assert got["baselines"]["optimum"]["score_mean"] == 1 and list(got["baselines"]) == ["random", "optimum", "source"]
+
+
+def test_baselines_that_there_are_not(tmp_path):
+    "An environment that names no best return, and a source of which nothing is known, are told in a line each."
+    small = "--stride 1 --episodes 2 --steps 1 --batch 2 -s width 16".split()
+    several(
+        "generate gym:CliffWalking-v1 -p max_steps 20 --source random --histories 2 --episodes 4 --out cliff".split(),
+        ["train", "cliff", *small, "--out", "model"],
+        cwd=tmp_path,
+    )
+    settings = json.loads((tmp_path / "model/settings.json").read_text())
+    settings["store"]["info"]["source"] = {"name": "somebody", "params": {}}
+    (tmp_path / "model/settings.json").write_text(json.dumps(settings))
+    play = "evaluate model --episodes 2 --instances 1 --streams 1 --baselines --out a.csv".split()
+    done = cli(*play, cwd=tmp_path)
+    assert "\n  random: " in done.stdout and "\n  source: " in done.stdout and "optimum:" not in done.stdout
+    told = [line for line in done.stderr.splitlines() if "is not played" in line]
+    assert len(told) == 1 and told[0].startswith("optimum is not played: ") and "best return" in told[0]
+    assert "source: q_learning" in done.stderr
 
 
 def test_language_models_alike(work, tmp_path):
@@ -747,9 +902,7 @@ def test_kill(workers, unbroken, tmp_path):
     from ad_distill.data.store import Store
 
     many, rng, had = Many(tmp_path, workers), random.Random(workers), 0
-    for kill in range(
-        7
-    ):  # while it starts, then by progress: no clock tells how fast a machine is
+    for kill in range(7):  # while it starts, then by progress: no clock tells how fast a machine is
         p = many.start(wait_at=N - 10)
         if kill < 2:
             time.sleep(rng.uniform(0, 0.3))
@@ -814,7 +967,7 @@ from pathlib import Path
 out = Path(os.environ["AD_DISTILL_OUT"])
 out.with_suffix(".json").write_text(json.dumps({"python": sys.executable, "values": [seeds, rate, fast, scale, other]}))
 out.with_suffix(".png").write_bytes(b"picture")
-print("said", out); print("bar", file=sys.stderr)""",
+print("said", out); print("bar", file=sys.stderr); print("\\rlearning:  0%\\rlearning: 99%", file=sys.stderr)""",
     "user_error": "from ad_distill.trajectory import UserError\nraise UserError('seeds are few;\\ntake more')",
     "broken": "print('so far')\n1 / 0",
     "dead": "import os\nos._exit(3)",
@@ -858,7 +1011,7 @@ def test_run(notebooks):
     res, source = cli(*args, cwd=notebooks, JUPYTER_PATH=str(notebooks)), (notebooks / "good.ipynb").read_bytes()
     out = notebooks / "deep/{x}.ipynb"
     assert res.stdout.splitlines() == [f"said {out}", *(str(out.with_suffix(s)) for s in (".ipynb", ".json", ".png"))]
-    assert res.stderr.strip() == "bar", "nothing from Jupyter"
+    assert res.stderr == "bar\n", "nothing from Jupyter, and no bars where there is no terminal"
     assert json.loads(out.with_suffix(".json").read_text()) == {
         "python": sys.executable,
         "values": [3, 2.0, True, "7", 2.5],
@@ -907,3 +1060,30 @@ def test_list_of_experiments(tmp_path):
     assert {"exp_darkroom", "exp_bandit"} <= known.keys()
     for name, parameters in known.items():
         assert name in text and {"scale", "training_seeds"} <= parameters.keys() and parameters["scale"]["help"]
+
+
+def assigned(path):
+    "Names that the tagged cell of a notebook binds, found in another way than the command finds them: by running it."
+    cells = nbformat.read(path, 4).cells
+    (source,) = [c.source for c in cells if "parameters" in c.metadata.get("tags", [])]
+    bound = {}
+    exec(source, bound)
+    return bound.keys() - {"__builtins__"}
+
+
+def test_every_parameter_of_every_experiment_is_listed_and_no_other(tmp_path):
+    from conftest import NBS
+
+    paths = sorted(NBS.glob("exp_*.ipynb"))
+    listed = json.loads(cli("run", "--list", "--json", cwd=tmp_path).stdout)
+    assert listed.keys() == {p.stem for p in paths}
+    ones = several(*[["run", p.stem, "--list"] for p in paths], cwd=tmp_path)
+    wrong = several(*[["run", p.stem, "-p", "nonsense", "1"] for p in paths], cwd=tmp_path, codes=True)
+    for path, one, (code, out, err) in zip(paths, ones, wrong):
+        names = assigned(path)
+        assert listed[path.stem].keys() == names and names, path.stem
+        assert all(p["help"] for p in listed[path.stem].values()), path.stem
+        assert [line.split("=")[0].strip() for line in one.splitlines()[1:]] == list(listed[path.stem])
+        assert code == 2 and not out and len(err.splitlines()) == 1 and "nonsense" in err
+        assert all(name in err for name in names)
+    assert not list(tmp_path.iterdir()), "a refused run leaves nothing behind"

@@ -144,7 +144,10 @@ def test_what_is_imported_reaches_every_process(workers, tmp_path):
     (tmp_path / "tiny.py").write_text(ROOM)
     small = ["--histories", "2", "--episodes", "3", "--workers", str(workers)]
     run("ad_distill", "generate", "tiny_room", "--import", "tiny", *small, "--out", "room", cwd=tmp_path)
-    assert "tiny_room" in run("ad_distill", "show", "room", "--history", "0", cwd=tmp_path).stdout
+    known = run("ad_distill", "show", "room", "--history", "0", "--import", "tiny", cwd=tmp_path).stdout
+    assert "tiny_room" in known and "instance goals [[" in known
+    shown = run("ad_distill", "show", "room", "--history", "0", cwd=tmp_path).stdout
+    assert "tiny_room" in shown and "instance not known: " in shown and "episode 2: " in shown
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ Docs: https://ad-distill.github.io/ad_distill/cli/notebooks.html.md"""
 
 # %% auto #0
 __all__ = ['PICTURES', 'experiments', 'find_experiment', 'parameters_of', 'experiment_values', 'output_path', 'environment',
-           'execute', 'made_since', 'list_experiments']
+           'WithoutBars', 'execute', 'made_since', 'list_experiments', 'complete_experiment']
 
 # %% ../../nbs/cli/02_notebooks.ipynb #79712a74
 import ast, io, json, logging, os, re, sys, tempfile, tokenize, warnings
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import click
+from click.shell_completion import CompletionItem
 
 from .console import Failure, typed
 from ..registry import UserError, nearest
@@ -77,7 +78,8 @@ def parameters_of(
     try: statements, comments = ast.parse(source).body, _comments(source)
     except (SyntaxError, tokenize.TokenError) as e:
         raise UserError(f"{path}: its cell of parameters is no Python: {e}") from None
-    return {name: (ast.get_source_segment(source, value), comments.get(statement.end_lineno, ""))
+    def said(node): return " ".join(comments[n] for n in range(node.lineno, node.end_lineno + 1) if n in comments)
+    return {name: (ast.get_source_segment(source, value), said(statement))
             for statement in statements for name, value in _assigned(statement)}
 
 def experiment_values(
@@ -173,6 +175,27 @@ def environment(
             if v is None: del os.environ[k]
             else: os.environ[k] = v
 
+# %% ../../nbs/cli/02_notebooks.ipynb #471802b4
+class WithoutBars:
+    "A stream of text that leaves out lines which were written over, and empty ones."
+    def __init__(self,
+        stream: TextIO,  # takes the others
+    ):
+        self.stream, self.rest = stream, ""
+
+    def write(self, text: str) -> int:
+        *lines, self.rest = (self.rest + text).split("\n")
+        for line in lines:
+            line = line.replace("\x1b[A", "").removesuffix("\r")  # the cursor one line up, as bars move it
+            if line.strip() and "\r" not in line: self.stream.write(line + "\n")
+        return len(text)
+
+    def flush(self) -> None: self.stream.flush()
+
+    def end(self) -> None:
+        "Nothing more comes."
+        if self.rest: self.write("\n")
+
 # %% ../../nbs/cli/02_notebooks.ipynb #113f6094
 def execute(
     path: Path,  # of the notebook
@@ -181,20 +204,23 @@ def execute(
     stream: TextIO,  # takes what the cells print
     modules: Sequence[str] = (),  # to be imported before the first cell
     trusted: Sequence[str] = (),  # modules that stores and models may name
+    progress: bool = True,  # let progress bars of the cells through
 ) -> None:
     "Execute a notebook; what its cells print goes to `stream` and stderr at once."
     from papermill import PapermillExecutionError, execute_notebook
     logging.getLogger("papermill").setLevel(logging.CRITICAL)
     with tempfile.TemporaryDirectory(prefix="ad") as folder, environment(AD_DISTILL_OUT=str(out)):
-        kernel = _kernel(folder, modules, trusted)
+        kernel, errors = _kernel(folder, modules, trusted), sys.stderr if progress else WithoutBars(sys.stderr)
         try:
             execute_notebook(_braced(path), _braced(out), parameters, progress_bar=False, stdout_file=stream,
-                             stderr_file=sys.stderr, kernel_name="python3", language="python",
+                             stderr_file=errors, kernel_name="python3", language="python",
                              kernel_manager_class=kernel)
         except PapermillExecutionError as e: raise _cell_failure(e, path, out) from None
         except RuntimeError as e:  # the kernel is gone
             if kernel.stopped: raise KeyboardInterrupt from None
             raise _kernel_failure(e, path, out, Path(folder, "stderr")) from None
+        finally:
+            if not progress: errors.end()
 
 # %% ../../nbs/cli/02_notebooks.ipynb #08e2eb05
 PICTURES = (".png", ".svg", ".pdf", ".gif")
@@ -213,11 +239,23 @@ def _parameters_json(parameters): return {k: {"default": d, "help": h} for k, (d
 
 def list_experiments(
     as_json: bool,  # for programs
+    name: str | None = None,  # of one, or the path of a notebook; None: all that come with the package
 ) -> None:
-    "Print the experiments with their parameters."
-    known = {name: parameters_of(path) for name, path in experiments().items()}
+    "Print experiments with their parameters."
+    paths = experiments() if name is None else {name: find_experiment(name)}
+    known = {name: parameters_of(path) for name, path in paths.items()}
     if as_json: return click.echo(json.dumps({name: _parameters_json(ps) for name, ps in known.items()}, indent=2))
     for name, parameters in known.items():
         lines = [(f"{k}={default}", comment) for k, (default, comment) in parameters.items()]
         width = max((len(text) for text, _ in lines), default=0) + 2
         click.echo("\n".join([name, *(f"    {text:<{width}}{comment}".rstrip() for text, comment in lines)]))
+
+# %% ../../nbs/cli/02_notebooks.ipynb #7f436cd2
+def complete_experiment(
+    ctx: click.Context,  # of the command
+    param: click.Parameter,  # that takes the experiment
+    begun: str,  # what has been typed of it
+) -> list[CompletionItem]:
+    "Completes the name of an experiment, or the path of a notebook."
+    found = [CompletionItem(name) for name in experiments() if name.startswith(begun)]
+    return found or [CompletionItem(begun, type="file")]

@@ -6,7 +6,8 @@ Docs: https://ad-distill.github.io/ad_distill/cli/show.html.md"""
 
 # %% auto #0
 __all__ = ['tenths', 'some_returns', 'curve', 'sparkline', 'chosen_episodes', 'rl_format', 'ending', 'plot_scores', 'rise_note',
-           'plot_store', 'store_summary', 'show_store', 'chosen', 'show_history', 'show_parsed']
+           'unknown_rewards', 'plot_store', 'store_summary', 'show_store', 'chosen', 'what_differs', 'show_history',
+           'show_parsed']
 
 # %% ../../nbs/cli/03_show.ipynb #0d17b11c
 import json, math, re
@@ -17,7 +18,7 @@ from typing import Any
 import click
 
 from .console import report
-from ..registry import UserError, nearest
+from ..registry import UserError, counted, nearest
 
 # %% ../../nbs/cli/03_show.ipynb #c420f504
 def tenths(
@@ -74,8 +75,8 @@ def chosen_episodes(
     if m["one"]: first, end = int(m["one"]), int(m["one"]) + 1 or None  # the end behind -1 is open
     else: first, end = (int(x) if x else None for x in (m["first"], m["end"]))
     picked = range(n)[first:end]
-    if not picked: raise UserError(f"--episodes {text}: there are {n} episodes" + (f", 0 to {n - 1}" if n else ""))
-    return picked
+    if picked: return picked
+    raise UserError(f"--episodes {text}: the history has {counted(n, 'episode')}" + (f", 0 to {n - 1}" if n else ""))
 
 # %% ../../nbs/cli/03_show.ipynb #4ac2f20c
 def _text(x, width=32):
@@ -113,7 +114,7 @@ def _draw_store(ax, store):
         ax.plot(middle, lw=.8, label="median")
         ax.plot(curves.mean(0), label="mean")
         ax.legend()
-    ax.set(xlabel="episode", ylabel="return", title=f"{store.path}: {len(returns)} histories")
+    ax.set(xlabel="episode", ylabel="return", title=f"{store.path}: {counted(len(returns), 'history')}")
 
 def _draw_history(ax, history):
     "Every return of a history, and their moving mean."
@@ -165,6 +166,16 @@ def rise_note(
     return (f"returns do not rise beyond chance ({ends}): there is nothing to distill. Try more "
             "--episodes, other settings (-s), another --source, or an easier task")
 
+# %% ../../nbs/cli/03_show.ipynb #13a70f20
+def unknown_rewards(
+    store: Any,  # with any number of histories
+) -> str:  # empty: some reward is known
+    "A line about histories without any reward that is known."
+    import numpy as np
+    returns = some_returns(store)
+    if not returns or any((~np.isnan(r)).any() for r in returns): return ""
+    return "no reward is known (NaN), so there is nothing to learn from; import again with --reward NAME"
+
 # %% ../../nbs/cli/03_show.ipynb #c77bce45
 def plot_store(
     store: Any,  # to draw
@@ -182,9 +193,8 @@ def store_summary(
     store: Any,  # to count
 ) -> dict[str, int]:
     "How much a store holds."
-    n_bytes = sum(p.stat().st_size for p in Path(store.path).iterdir() if p.is_file())
     return {"histories": len(store), "episodes": int(store.episode_offset[-1]), "transitions": store.n_transitions,
-            "bytes": n_bytes}
+            "bytes": store.n_bytes}
 
 def show_store(
     store: Any,  # to describe
@@ -194,8 +204,9 @@ def show_store(
     mean, n = curve(store)
     summary = {"path": str(store.path), **store_summary(store), "spaces": store.spaces.to_json(), "info": store.info,
                "mean_return_by_tenth": mean}
-    learning = f"{sparkline(mean)}\n{'':<16}(mean by tenth of a history, {n} histories)"
+    learning = f"{sparkline(mean)}\n{'':<16}(mean by tenth of a history, {counted(n, 'history')})"
     if not n: learning = "no history is complete yet"
+    elif note := unknown_rewards(store): learning = note
     left_out = ", ".join(map(str, store.info.get("left_out") or ()))
     for line in store.info.get("caveats") or (): learning += f"\n  {'caveat':<14}{line}"
     if left_out: learning += f"\n  {'left out':<14}{left_out} (told by the environment, not kept)"
@@ -219,10 +230,30 @@ def _print_returns(head, returns):
 
 def _print_episodes(picked: Iterable):
     for i, e in picked:
-        title = f"\nepisode {i}: {len(e)} transitions, return {e.total:g}, {ending(e)}"
+        title = f"\nepisode {i}: {counted(len(e), 'transition')}, return {e.total:g}, {ending(e)}"
         click.echo("\n".join([title, *rl_format(e)]))
 
 # %% ../../nbs/cli/03_show.ipynb #7662b4e7
+def what_differs(
+    history: Any,  # a `History`
+) -> dict[str, Any]:
+    "What makes its instance differ from the others, as its task describes it; `UserError` where that is not known."
+    from ad_distill.tasks.core import named_task
+    about = {"task": {k: history.task.get(k) for k in ("name", "params")}}
+    try: return named_task(about, "the history").describe(history.task["instance"])
+    except (NotImplementedError, KeyError): raise UserError("the task does not say") from None
+
+def _differs_line(history):
+    try: found = what_differs(history)
+    except UserError as e: return f"  instance not known: {e}"
+    said = ", ".join(f"{k} {json.dumps(v, default=str)}" for k, v in found.items())
+    return f"  instance {said or 'like all others'}"
+
+def _differs_json(history):
+    try: return what_differs(history)
+    except UserError: return None
+
+# %% ../../nbs/cli/03_show.ipynb #5f736907
 def show_history(
     store: Any,  # that holds it
     number: int,  # of the history
@@ -234,8 +265,9 @@ def show_history(
     picked = chosen(h, episodes)
     if as_json:
         about = {"history": number, "task": h.task, "source": h.source, "seed": h.seed, "versions": h.versions}
-        return report({**about, "returns": h.returns, "episodes": _episodes_json(picked)}, True, "")
-    _print_returns(repr(h).splitlines()[0], h.returns)
+        found = {"differs": _differs_json(h), "returns": h.returns, "episodes": _episodes_json(picked)}
+        return report(about | found, True, "")
+    _print_returns(f"{repr(h).splitlines()[0]}\n{_differs_line(h)}", h.returns)
     _print_episodes(picked)
 
 # %% ../../nbs/cli/03_show.ipynb #9eea1c99
@@ -252,6 +284,6 @@ def show_parsed(
     counts = {"episodes": len(found), "transitions": sum(map(len, found)), "done": is_done}
     picked = [] if episodes is None else chosen(found, episodes)
     if as_json: return report({**about, **counts, "returns": returns, "read": _episodes_json(picked)}, True, "")
-    head = f"{about['path']}: {counts['episodes']:,} episodes, {counts['transitions']:,} transitions"
+    head = f"{about['path']}: {counted(len(found), 'episode')}, {counted(counts['transitions'], 'transition')}"
     _print_returns(head if is_done or not found else f"{head}, the last one not done", returns)
     _print_episodes(picked)

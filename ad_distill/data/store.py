@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np, pyarrow as pa
 from fastcore.basics import patch
 
-from ..registry import UserError, nearest
+from ..registry import UserError, nearest, sized
 from ..trajectory import COLUMNS, History, RolloutStates, Spaces, column_dtype
 from ..trajectory import frozen, html_table, is_token_form, plain_json, rollout_states, space_str, trusted
 
@@ -1210,18 +1210,22 @@ def n_transitions(self: Store) -> int:
     "Transitions of all histories together."
     return int(self._n_rows.sum())
 
+@patch(as_prop=True)
+def n_bytes(self: Store) -> int:
+    "Bytes of all files of the store together."
+    return sum(p.stat().st_size for p in self.path.iterdir() if p.is_file())
+
 # %% ../../nbs/data/01_store.ipynb #0c55ae83
 @patch
 def _shown(self: Store):
     "What a reader wants to know of the store, as text by name."
-    counts = {k: f"{v:,}" for k, v in self._counts().items()}
+    counts = {k: f"{v:,}" for k, v in self._counts().items()} | {"size": sized(self.n_bytes)}
     spaces = {k: space_str(v) for k, v in vars(self.spaces).items()}
     return counts | spaces | {f"info.{k}": _said(v) for k, v in self.info.items()}
 
 @patch
 def _counts(self: Store):
-    episodes, size = len(self.episode_lengths), len(self._map)
-    return dict(histories=len(self), episodes=episodes, transitions=self.n_transitions, bytes=size)
+    return dict(histories=len(self), episodes=len(self.episode_lengths), transitions=self.n_transitions)
 
 def _said(x): return x if isinstance(x, str) else json.dumps(x)
 

@@ -129,14 +129,13 @@ def save(self: Experiment,
     figure: Figure | None = None,  # the picture
     **more,  # further entries of the file
 ) -> Path:  # of the JSON file
-    "Write `<output>.json`, and the picture beside it."
+    "Write `<output>.json`, and the picture beside it; say so, unless `ad_distill run` does in the end."
     about = {"experiment": self.name, "parameters": self.parameters, "results": results, "stages": self.stages}
     path, picture = (self.out.with_suffix(end) for end in (".json", ".png"))
     path.write_text(json.dumps({**about, **more, "versions": versions(), "machine": machine()}, indent=2) + "\n")
-    print(f"results: {path}")
-    if figure is not None:
-        figure.savefig(picture, dpi=150)
-        print(f"picture: {picture}")
+    if figure is not None: figure.savefig(picture, dpi=150)
+    if not os.environ.get("AD_DISTILL_OUT"):
+        print(f"results: {path}" + (f"\npicture: {picture}" if figure is not None else ""))
     return path
 
 # %% ../../nbs/experiments/01_common.ipynb #f8820a4f

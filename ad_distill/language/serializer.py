@@ -75,7 +75,7 @@ class Serializer:
     order: tuple = ("state", "action", "reward")  # of the fields; logprobs are written if "logprob" is among them
     skip_zero: bool = False                       # leave out a reward of 0
     late_reward: bool = False                     # what follows an action stands behind the next state instead
-    bind: str = field(default="none", kw_only=True, metadata={"later": True})  # or echo, grade, tag
+    bind: str = field(default="none", kw_only=True, metadata={"later": True})  # or echo, grade, tag: shows what it paid
     grades: tuple = field(default=GRADES, kw_only=True, metadata={"later": True})  # rewards where the next grade begins
 
     name: ClassVar[str]                    # in `SERIALIZERS`

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from ..data.store import Store
 from ..data.streamed import StreamedWriter
 from .core import Problems, Reader, make_reader
-from ..registry import UserError
+from ..registry import UserError, counted
 from ..rlhf.conversations import kept_file
 from ..rlhf.packing import PackedRollouts, packed_pieces
 from ..rlhf.rewards import RewardFunction, make_reward
@@ -295,13 +295,24 @@ def _read_run(self: _Import, run, folder, bar):
     for line in run.caveats: self.problems.note(line)
 
 @patch
+def _note_unscored(self: _Import):
+    "Say that rewards are not known, and how to know them."
+    n, unscored = (sum(counts) for counts in zip(*((p.n, p.unscored) for p in self.packed)))
+    if not unscored: return
+    mend = ("--reward NAME computes them from the texts (vader, length, classifier:PATH, MODULE:NAME); where the log "
+            f"has them under another name, a setting of the reader says which (ad_distill readers {self.reader.name})")
+    what = (f"no score in the log: the rewards of all {counted(n, 'rollout')} are unknown (NaN), and nothing can be "
+            "learnt from them" if unscored == n else f"{unscored:,} of {counted(n, 'rollout')} have no score (NaN)")
+    self.problems.note(f"{what}; {mend}")
+
+@patch
 def read(self: _Import, work: Path) -> None:
     "Pack all runs of the log, each in a folder in `work`."
     runs = list(self.reader.runs(self.path, self.tokenizer, self.problems))
     size = sum(file.stat().st_size for run in runs for file in run.files)
     with self._bar(size, unit="B", desc="reading") as bar:
         for i, run in enumerate(runs): self._read_run(run, work / f"run{i}", bar)
-    if self.packed: return
+    if self.packed: return self._note_unscored()
     why = f": {self.problems.lines[0]}" if self.problems.lines else ""
     raise UserError(f"{self.path} holds no whole rollout{why}")
 
@@ -397,6 +408,7 @@ def summary(self: _Import) -> dict[str, Any]:
     p = self.problems
     return {"reader": self.reader.name, "log": self.path,
             "runs": len(self.packed), "rollouts": sum(x.n for x in self.packed),
+            "unscored": sum(x.unscored for x in self.packed),
             "tokenizer": getattr(self.tokenizer, "name_or_path", None),
             "left_out": {"files": p.files, "rollouts": p.rollouts, "problems": p.lines}, "notes": p.notes}
 

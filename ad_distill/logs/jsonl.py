@@ -29,7 +29,9 @@ def _column(row, name, setting):
     x = row
     for part in name.split("."):
         if not isinstance(x, dict) or part not in x:
-            raise UserError(f"it has no {name!r}, only {', '.join(row)[:160]}: name the column with -s {setting} NAME")
+            mend = f"name the column with -s {setting} NAME"
+            if setting == "score": mend += "; if the log has none: -s score '', and --reward NAME"
+            raise UserError(f"it has no {name!r}, only {', '.join(row)[:160]}: {mend}")
         x = x[part]
     return x
 

@@ -63,6 +63,7 @@ class PackedRollouts:
     ):
         self.run, self.text, self.turns = run, text, turns
         self.n = 0                         # rollouts
+        self.unscored = 0                  # those whose reward nobody tells
         self.lowest, self.highest = 0, -1  # token of any of them
         self.prompt_length = 0             # tokens of the longest prompt
         folder.mkdir()
@@ -87,6 +88,7 @@ def add(self: PackedRollouts,
     self.kept.add(line)
     if not self.text: self._note_tokens(row["prompt"], row["token"])
     self.n += 1
+    self.unscored += not r.scores and math.isnan(row["score"][0])
 
 def _score(r): return math.nan if r.score is None else r.score
 

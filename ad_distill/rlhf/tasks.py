@@ -237,6 +237,8 @@ class TextRLHF(Task):
         return TextVectorEnv(len(instances), self._texts, self._reward, self._ranges(instances))
     def random_return(self, instances: np.ndarray) -> np.ndarray: return np.zeros(len(instances))
     def best_return(self, instances: np.ndarray) -> np.ndarray: return np.ones(len(instances))
+    @property
+    def knows_best(self) -> bool: return False  # which text a reward function likes best, nobody knows
 
 # %% ../../nbs/rlhf/04_tasks.ipynb #6b4bda53
 if "ad_distill/TextRLHF-v0" not in gym.registry:

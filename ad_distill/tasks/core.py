@@ -56,6 +56,8 @@ class Task:
     @property
     def left_out(self) -> list[str]: return []  # names of what its environments tell and histories do not keep
     @property
+    def knows_best(self) -> bool: return True  # somebody can earn `best_return`; it is no mere convention
+    @property
     def notes(self) -> list[str]: return []  # what a user should know before any work, a line each
     @staticmethod
     def modules(params: dict[str, Any]) -> list[str]: return []  # whose code runs when it is made with these parameters

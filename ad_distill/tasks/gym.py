@@ -221,7 +221,7 @@ class GymTask(Task):
     "Any Gymnasium environment, varied: gym:CartPole-v1, gym:minigrid:MiniGrid-Empty-5x5-v0, gym:MODULE:NAME."
     id: str = "CartPole-v1"  # what `gymnasium.make` takes: a name, or module:name
     variants: int = 256  # instances, if there are so many different ones
-    vary: str = "auto"  # in what they differ, see `parse_vary`
+    vary: str = "auto"  # in what they differ: actions,gravity,length=0.3:0.9 (see `parse_vary`); auto: what fits
     max_steps: int = 0  # steps after which an episode is truncated; 0: as the environment has it
     best: float = math.nan  # return that has score 1; NaN: what the environment says
     kwargs: str = ""  # further arguments of `gymnasium.make`, as a JSON object
@@ -446,6 +446,11 @@ def _solved(self: GymTask):
     if type(self.first.unwrapped).__name__ == "CartPoleEnv": return float(self.horizon)  # the pole stands to the end
     threshold = self.first.spec.reward_threshold
     return math.nan if threshold is None else float(threshold)
+
+@patch(as_prop=True)
+def knows_best(self: GymTask) -> bool:
+    "Whether somebody says what can be earned."
+    return not math.isnan(self._solved)
 
 @patch(as_prop=True)
 def notes(self: GymTask) -> list[str]:

@@ -167,6 +167,9 @@ def _base_return(rewards, i): return float(rewards.table(*base_sentences(), [i])
 @patch
 def best_return(self: ReviewTask, instances: np.ndarray) -> np.ndarray: return np.ones(len(instances))
 
+@patch(as_prop=True)
+def knows_best(self: ReviewTask) -> bool: return False  # which text pays most, nobody knows
+
 # %% ../../../nbs/rlhf/13_review_task.ipynb #23848d0c
 def review_task(
     rewards: Sequence[str | RewardFunction],  # functions (prompts, completions) -> numbers, or their names
