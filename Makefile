@@ -56,7 +56,9 @@ test: $(STAMP) ## everything CI checks: export, clean, lint, notebooks, experime
 	$(BIN)/python -m pytest tests -n auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
 
 docs: $(STAMP) ## the website into _docs (with Quarto where installed, else a preview of it)
-	@if command -v quarto >/dev/null 2>&1; then echo "Building the website with `quarto --version | sed 's/^/Quarto /'`."; $(BIN)/nbdev-docs && $(BIN)/python scripts/make_readme.py; \
+	@# nbdev-docs begins by overwriting README.md: it is made anew however that ends.
+	@if command -v quarto >/dev/null 2>&1; then echo "Building the website with `quarto --version | sed 's/^/Quarto /'`."; \
+	  trap '$(BIN)/python scripts/make_readme.py' EXIT; trap 'exit 130' INT; trap 'exit 143' TERM HUP; $(BIN)/nbdev-docs; \
 	else echo "Quarto is not installed: building a preview of the website instead (pandoc; same pages, other looks)."; $(BIN)/python scripts/docs_preview.py; fi
 
 # DOCS_CHECK: options of scripts/docs_check.py, such as --shots FOLDER or --need-browser

@@ -16,8 +16,13 @@ extras["all"] = sorted({r for k, v in extras.items() if k not in ("dev", "docs")
 status = {"2": "2 - Pre-Alpha", "3": "3 - Alpha", "4": "4 - Beta", "5": "5 - Production/Stable"}[cfg["status"]]
 
 
+EXAMPLE_LOGS = ("trlx_logs/complete", "trlx_logs/interrupted", "trlx_logs/text_only", "trlx_logs/tokenizer",
+                "trl_logs/dense", "logs/jsonl", "logs/open_instruct", "logs/prime_rl_turns", "logs/verl_v1")
+
+
 class BuildPy(build_py):
-    "Puts the experiment notebooks into the package, so that `ad_distill run` works without a checkout."
+    """Puts the experiment notebooks into the package, so that `ad_distill run` works without a checkout, and the logs
+    that the guide to RLHF logs reads."""
 
     def run(self):
         super().run()
@@ -26,6 +31,9 @@ class BuildPy(build_py):
         shutil.rmtree(dest, ignore_errors=True)
         dest.mkdir(parents=True)
         for nb in sorted((here / cfg["nbs_path"]).glob("exp_*.ipynb")): shutil.copyfile(nb, dest / nb.name)
+        logs = Path(self.build_lib) / lib / "example_logs"
+        shutil.rmtree(logs, ignore_errors=True)
+        for folder in EXAMPLE_LOGS: shutil.copytree(here / "tests/data" / folder, logs / folder)
 
 
 setup(

@@ -4,8 +4,9 @@
 
 The first part needs Python alone. The second opens every page, wide and narrow, light and dark, in a Chromium or
 Chrome that it finds by itself or under the name in AD_DISTILL_CHROMIUM, and looks for errors on the console, for what
-could not be loaded, and for pages that are wider than the screen. Without a browser it says so and leaves that part
-out; `--need-browser` makes that a failure. `--shots` keeps a picture of every page. The browser is spoken to through a
+could not be loaded, for pages that are wider than the screen, and for code that is cut off. Without a browser it says so and leaves that part
+out; `--need-browser` makes that a failure. Quarto's pages and those of the
+preview are looked at in the same way. `--shots` keeps a picture of every page. The browser is spoken to through a
 pipe (Chrome DevTools Protocol), so nothing has to be installed beside it.
 """
 import argparse
@@ -22,34 +23,46 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome",
             "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome")
+BADGE = "/badge.svg"  # what GitHub says of the last run, on the home page as in the README: the one picture from elsewhere
 SILENCE = 120  # seconds without a word from the browser, after which it counts as hung
-SCREENS = {"wide": (1360, 900, "light"), "phone": (390, 844, "dark")}
+SCREENS = {"wide": (1280, 900, "light"), "phone": (390, 844, "dark")}
 FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
          "--disable-extensions", "--disable-background-networking", "--remote-debugging-pipe")
 
 
 class Page(HTMLParser):
-    "What a page holds: ids, links, pictures, title and headings."
+    """What a page holds: ids, links, pictures, title and headings. Of Quarto's pages too: there a heading's id stands
+    at its section, and what surrounds the text has headings and ids that are not the page's own."""
     def __init__(self, path):
         super().__init__()
         self.ids, self.links, self.images = [], [], []
+        self.own_ids = []  # of the text, without what surrounds it and without what pictures call their parts
+        self.inside = {"main": 0, "svg": 0}  # how many of each are open
+        self.source = path.read_text(encoding="utf-8")
+        self.has_main = "<main" in self.source
         self.menu = []  # links of the navigation
         self.h1, self.title = 0, ""
         self.tables = {}  # id of a heading -> tables below it
-        self.open, self.last = [], ""
-        self.feed(path.read_text(encoding="utf-8"))
+        self.open, self.last, self.last_section = [], "", ""
+        self.feed(self.source)
 
     def handle_starttag(self, tag, attrs):
         a = dict(attrs)
-        if a.get("id"): self.ids.append(a["id"])
-        if tag in ("h1", "h2", "h3", "h4"): self.last = a.get("id") or ""
-        if tag == "h1": self.h1 += 1
+        if tag in self.inside: self.inside[tag] += 1
+        is_own = bool(self.inside["main"]) or not self.has_main
+        if a.get("id"):
+            self.ids.append(a["id"])
+            if is_own and not self.inside["svg"]: self.own_ids.append(a["id"])
+        if tag in ("h1", "h2", "h3", "h4"): self.last = a.get("id") or a.get("data-anchor-id") or self.last_section
+        if tag == "section": self.last_section = a.get("id") or ""
+        if tag == "h1" and is_own: self.h1 += 1
         if tag == "table": self.tables[self.last] = self.tables.get(self.last, 0) + 1
         if tag in ("nav", "title"): self.open.append((tag, a.get("id", "")))
         if tag in ("a", "link") and a.get("href"):
@@ -59,6 +72,7 @@ class Page(HTMLParser):
         if tag == "img": self.images.append((a.get("src", ""), a.get("alt")))
 
     def handle_endtag(self, tag):
+        if tag in self.inside: self.inside[tag] = max(0, self.inside[tag] - 1)
         if self.open and self.open[-1][0] == tag: self.open.pop()
 
     def handle_data(self, data):
@@ -85,7 +99,7 @@ def page_faults(name, page):
     "What is wrong with a page by itself."
     if page.h1 != 1: yield f"{page.h1} headings of the first level, not 1"
     if not page.title.strip(): yield "no title"
-    for i in sorted({i for i in page.ids if page.ids.count(i) > 1}): yield f"two elements with the id {i!r}"
+    for i in sorted(i for i, n in Counter(page.own_ids).items() if n > 1): yield f"two elements with the id {i!r}"
     for src, alt in page.images:
         if not (alt or "").strip(): yield f"a picture without alt text: {src[:80]}"
     if name.startswith("exp_") and not page.images: yield "an experiment without a picture"
@@ -115,7 +129,8 @@ def static(folder, base=""):
 
 
 def api(folder):
-    "Public names of the package that have no place of their own on its page, or parameters and no table of them."
+    """Public names of the package that have no place of their own on its page, or parameters and no table of them, or
+    a parameter without a meaning."""
     from ad_distill.dev.api_docs import inspect, modules, page_of, parameters, public_names
     wrong = []
     for m in modules():
@@ -128,9 +143,10 @@ def api(folder):
             continue
         page = Page(folder / name)
         for n, v in own:
+            rows = parameters(v)
             if n.lower() not in page.ids: wrong.append(f"{name}: {n} has no entry")
-            elif parameters(v) and not page.tables.get(n.lower()):
-                wrong.append(f"{name}: {n} has no table of its parameters")
+            elif rows and not page.tables.get(n.lower()): wrong.append(f"{name}: {n} has no table of its parameters")
+            wrong += [f"{name}: {n}: the parameter {r[0]} has no meaning" for r in rows if r[0] and not r[3]]
     return wrong
 
 
@@ -144,9 +160,10 @@ def complaint(event, site):
         return "console: " + " ".join(str(a.get("value", "")) for a in p["args"])
     if method == "Log.entryAdded" and p["entry"]["level"] == "error":
         url = p["entry"].get("url", "")
-        if urlsplit(url).path == "/favicon.ico": return None
+        if urlsplit(url).path == "/favicon.ico" or url.endswith(BADGE): return None
         return f"console: {p['entry']['text']} {url}".strip()
     if method == "Network.requestWillBeSent" and not p["request"]["url"].startswith((site, "data:", "blob:")):
+        if p["request"]["url"].endswith(BADGE): return None
         return f"loads from the network: {p['request']['url'][:100]}"
     return None
 
@@ -235,10 +252,21 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 
 DECODE = """Promise.all([...document.images].map(i => { i.loading = 'eager'; return i.decode().catch(() => 0); }))
   .then(() => 1)"""
-MISSING = "[...document.images].filter(i => !i.naturalWidth).map(i => i.getAttribute('src'))"
+MISSING = f"""[...document.images].filter(i => !i.naturalWidth && !i.src.endsWith({BADGE!r}))
+  .map(i => i.getAttribute('src'))"""
 TOO_WIDE = """document.documentElement.scrollWidth <= innerWidth + 1 ? '' : [...document.querySelectorAll('main *')]
   .filter(e => e.getBoundingClientRect().right > innerWidth + 1 && !e.closest('pre, .wide, .sourceCode'))
   .map(e => e.tagName + ' ' + e.textContent.slice(0, 40)).slice(0, 2).join('; ') || 'something'"""
+CUT = """(() => { const cut = [...document.querySelectorAll('main pre')]
+  .filter(e => e.clientWidth && e.scrollWidth > e.clientWidth + 1);
+  return cut.length ? cut.length + ' blocks of code or output are cut off, the first: '
+    + cut[0].textContent.trim().slice(0, 40) : ''; })()"""
+NARROW = """(() => { const pre = document.querySelector('main pre'); if (!pre || innerWidth < 1200) return '';
+  const ruler = document.createElement('span'); ruler.textContent = 'x'.repeat(100);
+  ruler.style.whiteSpace = 'pre'; ruler.style.position = 'absolute'; (pre.querySelector('code') || pre).append(ruler);
+  const needed = ruler.getBoundingClientRect().width; ruler.remove();
+  const has = pre.closest('main').getBoundingClientRect().width;
+  return has < needed ? 'code has ' + Math.floor(100 * has / needed) + ' characters a line, fewer than 100' : ''; })()"""
 SEARCH = """(() => { const i = document.getElementById('search'), f = document.getElementById('found');
   if (!i || !f) return '';
   const ask = w => { i.value = w; i.dispatchEvent(new Event('input'));
@@ -270,6 +298,7 @@ def shown(folder, browser_path, shots=None):
                 found = list(dict.fromkeys(browser.open(f"{home}/{name}")))
                 found += [f"missing picture: {src}" for src in browser.script(MISSING)]
                 if wide := browser.script(TOO_WIDE): found.append(f"wider than the screen: {wide}")
+                found += [said for said in map(browser.script, (CUT, NARROW)) if said]
                 if name in searched and (bad := search_works(browser, home)): found.append(bad)
                 wrong += [f"{name} ({screen}, {scheme}): {what}" for what in found]
                 if shots: take_shot(browser, shots / f"{Path(name).with_suffix('')}-{screen}.png")

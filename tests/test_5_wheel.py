@@ -1,6 +1,7 @@
 """The package that users get: built, installed in a fresh virtual environment, used from another directory."""
 
 import json
+import re
 import sys
 import sysconfig
 import tarfile
@@ -69,6 +70,10 @@ def test_sdist_and_wheel_hold_the_experiments(built):
         p.name for p in (ROOT / "ad_distill").rglob("*.parquet")
     }
     assert {f"ad_distill/rlhf/reviews/{n}" for n in ("openings.txt", "LICENSE.txt")} <= set(names)
+    logs = {n.removeprefix("ad_distill/example_logs/") for n in names if n.startswith("ad_distill/example_logs/")}
+    source = (ROOT / "nbs/guides/rlhf_logs.ipynb").read_text(encoding="utf-8")
+    read = set(re.findall(r'logs / \\"([\w/]+)', source)) | {"trlx_logs/tokenizer"}
+    assert len(read) > 6 and all(any(n.startswith(f"{folder}/") for n in logs) for folder in read), read
     top = {n.split("/")[0] for n in names}
     assert all(t == "ad_distill" or t.endswith(".dist-info") for t in top), (
         f"the wheel installs more than the package: {top}"

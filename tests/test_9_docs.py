@@ -1,8 +1,10 @@
 "The documentation: guides run, their commands exist, every notebook has a page, and the pages hold together."
 
 import json
+import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 
@@ -38,6 +40,32 @@ def test_the_python_of_the_readme_runs(tmp_path):
     printed = python(code, cwd=tmp_path, timeout=600).stdout
     first, last = map(float, re.findall(r"\d\.\d+", printed))
     assert last > first + 0.2, printed
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_the_readme_is_whole_however_quarto_ends(code, tmp_path):
+    "nbdev-docs writes its own README.md first; here it ends at once, well or badly."
+    for name in ("Makefile", "settings.ini", "constraints.txt", "README.md"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    (tmp_path / "scripts").mkdir()
+    shutil.copy(ROOT / "scripts/make_readme.py", tmp_path / "scripts")
+    (tmp_path / "nbs").mkdir()
+    shutil.copy(NBS / "index.ipynb", tmp_path / "nbs")
+    commands = {
+        "python": f'exec "{sys.executable}" "$@"',
+        "quarto": "echo 1.6.43",
+        "nbdev-docs": f"echo overwritten > README.md; exit {code}",
+    }
+    (tmp_path / "bin").mkdir()
+    for name, line in commands.items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{line}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    (tmp_path / "stamp").touch()
+    env = {**os.environ, "PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "MAKEFLAGS": ""}
+    make = ["make", "docs", f"BIN={tmp_path}/bin", f"STAMP={tmp_path}/stamp"]
+    done = subprocess.run(make, cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert (done.returncode != 0) == (code != 0), done.stderr
+    assert (tmp_path / "README.md").read_bytes() == (ROOT / "README.md").read_bytes()
 
 
 def test_the_readme_is_short():

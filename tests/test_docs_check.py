@@ -89,6 +89,45 @@ def test_navigation_and_pictures_of_experiments(tmp_path):
     ]
 
 
+QUARTO = """<!DOCTYPE html><html><head><title>A</title><link rel="icon" href="./p.svg"></head><body>
+<nav id="part"><h1 class="quarto-secondary-nav-title">A</h1><a href="./index.html">a</a><a href="./other.html">b</a>
+</nav><div id="quarto-content"><nav id="TOC"><a href="#part" data-scroll-target="#part">B</a></nav>
+<main id="quarto-document-content"><header><h1 class="title">A</h1></header>
+<section id="apitable" class="level3"><h3 class="anchored" data-anchor-id="apitable">ApiTable</h3>
+<table class="caption-top"><tr><td>x</td></tr></table></section>
+<section id="public_names" class="level3"><h3 class="anchored">public_names</h3><table><tr><td>x</td></tr></table></section>
+<svg><g id="axis"><g id="axis"></g></g></svg></main></div></body></html>"""
+
+
+def test_pages_of_quarto_have_no_false_faults(tmp_path):
+    "Its headings carry their ids at the section; around the text stand a heading and ids that are not the page's own."
+    for name in ("index.html", "other.html"):
+        (tmp_path / name).write_text(QUARTO)
+    (tmp_path / "p.svg").write_bytes(PIXEL)
+    assert docs_check.static(tmp_path, HERE) == []
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "dev/api_docs.html").write_text(QUARTO)
+    said = [w for w in docs_check.api(tmp_path) if w.startswith("dev/api_docs.html")]
+    wrong = [w for w in said if ": ApiTable " in w or ": public_names " in w]
+    assert said and not wrong
+
+
+def test_a_parameter_without_meaning_is_found(tmp_path, monkeypatch):
+    from ad_distill.dev import api_docs
+
+    def told(a: int, b: int = 0):  # the first has no comment
+        "x"
+
+    rows = {"told": [("a", "int", "", ""), ("b", "int", "0", "how many"), ("", "int", "", "")]}
+    told.__module__ = "ad_distill.dev.api_docs"
+    monkeypatch.setattr(api_docs, "modules", lambda: [api_docs])
+    monkeypatch.setattr(api_docs, "public_names", lambda module: [("told", told)])
+    monkeypatch.setattr(api_docs, "parameters", lambda value: rows["told"])
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "dev/api_docs.html").write_text("<h3 id=told>told</h3><table></table>")
+    assert docs_check.api(tmp_path) == ["dev/api_docs.html: told: the parameter a has no meaning"]
+
+
 def test_nothing_there(tmp_path):
     assert "make docs" in docs_check.static(tmp_path)[0]
 
@@ -129,7 +168,11 @@ def test_without_a_browser_it_says_so(tmp_path, monkeypatch, options, code, said
         ("fine", "<script>console.error('bad day')</script>", "bad day"),
         ('<img src="gone.png" alt="x">', "", "missing picture: gone.png"),
         ('<p style="width:3000px">long</p>', "", "wider than the screen"),
+        (f"<pre style='overflow-x:auto'>{'x' * 500}</pre>", "", "code or output are cut off"),
+        (f"<pre style='white-space:pre-wrap;overflow-wrap:anywhere'>{'x' * 500}</pre>", "", None),
+        ("<style>main {width: 500px}</style><pre>x</pre>", "", "fewer than 100"),
         ("fine", '<script src="http://localhost:1/x.js"></script>', "loads from the network"),
+        ('<img src="http://localhost:1/w/badge.svg" alt="what GitHub says of the last run">', "", None),
     ],
 )
 def test_faults_in_a_browser(tmp_path, text, more, found):
