@@ -384,7 +384,7 @@ def test_a_log_without_scores_says_so(tmp_path):
         codes=True,
     )
     told = [line for line in silent[2].splitlines() if "NaN" in line]
-    assert len(told) == 1 and "all 2 rollouts" in told[0] and "--reward NAME" in told[0]
+    assert len(told) == 1 and "every reward is unknown" in told[0] and "--reward NAME" in told[0]
     assert "no reward is known (NaN)" in shown[1] and "--reward NAME" in shown[1]
     assert "NaN" not in err and "1 run, 2 rollouts" in out
     missing = cli("import", "jsonl", "log.jsonl", "--out", "x", cwd=tmp_path, code=2).stderr

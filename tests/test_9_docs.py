@@ -119,7 +119,7 @@ def typed():
         for line in "".join(fenced + indented for fenced, indented in blocks).splitlines():
             found = re.match(r"\s*(?:[A-Z_]+=\S+ )*(?:.*-m )?ad_distill ([a-z].*)", line)
             if found:
-                yield name, re.split(r"\s+(?:#|>)\s", found[1] + " ")[0]
+                yield name, re.split(r"\s+(?:#|>>?)\s", found[1] + " ")[0]
 
 
 def parse(line):
@@ -153,15 +153,14 @@ def test_every_command_has_an_example_that_can_be_typed():
         assert examples, f"{name} has no example"
         for line in examples:
             if "|" not in line:
-                parse(line.split(" > ")[0])
+                parse(re.split(" >>? ", line)[0])
 
 
 def test_help_shows_the_flow_in_its_order():
     from ad_distill.cli.main import main
 
     order = re.findall(r"^ *ad_distill (\w+)", main.help, re.M)
-    assert order == ["tasks", "sources", "generate", "show", "train", "evaluate", "run"]
-    assert "_AD_DISTILL_COMPLETE=bash_source" in main.help
+    assert order == ["tasks", "sources", "generate", "show", "train", "evaluate", "run", "completion"]
 
 
 def test_completion():

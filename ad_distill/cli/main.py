@@ -585,7 +585,7 @@ def _trained_line(got):
                            "reward_correlation": "reward correlation", "score": "score"})
     size, trained = got["parameters"], got.get("trainable_parameters", got["parameters"])
     some = "" if trained == size else f" ({trained:,} trained)"
-    return f"{got['path']}: {got['steps']:,} steps, {size:,} parameters{some}, {known}{got['seconds']:.1f} s"
+    return f"{got['path']}: {counted(got['steps'], 'step')}, {size:,} parameters{some}, {known}{got['seconds']:.1f} s"
 
 # %% ../../nbs/cli/04_main.ipynb #62ea98cb
 @main.command("train")
@@ -609,11 +609,13 @@ def _train(store, model, serializer, writes, base, settings, seed, out, resume, 
     if model == "rl" and (serializer or writes or base):
         raise UserError("--serializer, -z and --base are for --model lm: the RL Format model reads no text")
     parts = sorted_settings(settings, {**given, "base": base or None}, model)
+    unknown = unknown_rewards(store)
     if model == "lm": store, reads = _texts(store, serializer, writes)
     got = _distill(task, store, out, parts, seed=seed, resume=resume, progress=bar, serializer=reads, probe=probe)
     if os.environ.get("RANK", "0") != "0": return  # one of several processes reports
     got = {"path": out, "task": task.name, "model": model, **got}
     report(got, as_json, _trained_line(got))
+    if unknown and not as_json: click.echo(f"{store.path}: {unknown}", err=True)
 
 # %% ../../nbs/cli/04_main.ipynb #394ce6ab
 def _probe_store(model, summary, store):

@@ -246,7 +246,7 @@ def what_differs(
 def _differs_line(history):
     try: found = what_differs(history)
     except UserError as e: return f"  instance not known: {e}"
-    said = ", ".join(f"{k} {json.dumps(v, default=str)}" for k, v in found.items())
+    said = ", ".join(f"{k} {json.dumps(v, default=str)}" for k, v in found.items() if v != "")
     return f"  instance {said or 'like all others'}"
 
 def _differs_json(history):

@@ -301,8 +301,8 @@ def _note_unscored(self: _Import):
     if not unscored: return
     mend = ("--reward NAME computes them from the texts (vader, length, classifier:PATH, MODULE:NAME); where the log "
             f"has them under another name, a setting of the reader says which (ad_distill readers {self.reader.name})")
-    what = (f"no score in the log: the rewards of all {counted(n, 'rollout')} are unknown (NaN), and nothing can be "
-            "learnt from them" if unscored == n else f"{unscored:,} of {counted(n, 'rollout')} have no score (NaN)")
+    what = ("the log has no scores: every reward is unknown (NaN), and nothing can be learnt from that"
+            if unscored == n else f"{unscored:,} of {counted(n, 'rollout')} have no score (NaN)")
     self.problems.note(f"{what}; {mend}")
 
 @patch
