@@ -43,6 +43,7 @@ from .models.lm import LMModel, LMSettings, pretrained_lm, saved_settings, small
 from .models.rl import RLConfig, RLModel
 from .registry import UserError, nearest
 from .tasks.core import Task, task_id
+from .trajectory import is_token_form
 
 # %% ../nbs/40_train.ipynb #6f66e667
 class MuonAdamW(torch.optim.Optimizer):
@@ -309,6 +310,8 @@ def known_settings(
     return dict(given)
 
 # %% ../nbs/40_train.ipynb #e0b48d63
+_MANY_ROWS = 2 ** 16  # of tables, one for each place of a prompt; where there are more, all places share one
+
 def new_rl_model(
     store: Store,  # histories
     windows: Windows,  # how they are cut; their length is the context
@@ -324,6 +327,7 @@ def new_rl_model(
     values = reward_values(store)
     fits = dict(reward_values=values, reward_scale=1. if values else reward_scale(store), about=about)
     fits["context"] = windows.episodes * int(store.episode_lengths.max())
+    if is_token_form(store.spaces) and store.spaces.state.nvec.sum() > _MANY_ROWS: fits["shared_tokens"] = True
     if given.get("bind") == "grade": fits |= {"context": 2 * fits["context"], "grades": _grades_of(store)}
     return RLModel(RLConfig(store.spaces, **{**fits, **given}))
 

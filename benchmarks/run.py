@@ -17,7 +17,9 @@ from pathlib import Path
 
 import torch
 from acting import act_text_vs_recompute, act_vs_recompute
+from free_text import act_free_text_vs_generate, act_memory_vs_generate
 from generate import generate_vs_sync_vector_env
+from grpo import recorder_vs_trl
 from harness import about, load
 from memory import rollouts_vs_content, store_memory
 from recording import recording_vs_bare_training, two_workers_vs_one
@@ -36,6 +38,8 @@ ALL = (
     lora_step_vs_transformers,
     act_vs_recompute,
     act_text_vs_recompute,
+    act_free_text_vs_generate,
+    act_memory_vs_generate,
     serialize_vs_json,
     parse_vs_json,
     store_memory,
@@ -44,6 +48,7 @@ ALL = (
     import_logs_vs_orjson,
     *OF_TODAY,
     recording_vs_bare_training,
+    recorder_vs_trl,
     two_workers_vs_one,
 )
 BENCHMARKS = {f.__name__: f for f in ALL}

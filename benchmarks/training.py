@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from harness import compare
-from transformers import LlamaConfig, LlamaForCausalLM, get_cosine_schedule_with_warmup
+from real import adapters, cut_model
+from transformers import get_cosine_schedule_with_warmup
 
 from ad_distill.data.dataset import Strided, TrajectoryDataset, Windows, collate
 from ad_distill.data.tokens import sample
@@ -63,14 +64,9 @@ def train_step_vs_bare_loop(quick: bool) -> dict:
                         "theirs: a for loop to the same weights"}
 
 
-def cut_model():
-    "A Llama as wide as small models are, of which few layers are left, and its vocabulary of 49,152 tokens."
-    from peft import LoraConfig, get_peft_model
-    shape = dict(hidden_size=576, intermediate_size=1536, num_attention_heads=9, num_key_value_heads=3)
-    config = LlamaConfig(vocab_size=49_152, num_hidden_layers=2, tie_word_embeddings=True, **shape)
-    torch.manual_seed(0)
-    lora = LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
-    return get_peft_model(LlamaForCausalLM(config), lora)
+def lora_model():
+    from peft import get_peft_model
+    return get_peft_model(cut_model(), adapters())
 
 
 def lora_step_vs_transformers(quick: bool) -> dict:
@@ -87,11 +83,11 @@ def lora_step_vs_transformers(quick: bool) -> dict:
         dataset = TrajectoryDataset(store, windows=Windows(4, Strided(10)), n=2 * steps, **data)
 
         def ours():
-            train(LMModel(cut_model(), serializer, tokenizer, settings), dataset, args, progress=False)
+            train(LMModel(lora_model(), serializer, tokenizer, settings), dataset, args, progress=False)
             return steps
 
         def theirs():
-            model = cut_model().train()
+            model = lora_model().train()
             optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=args.learning_rate)
             for indices in np.arange(len(dataset)).reshape(-1, 2):
                 batch = collate(dataset.__getitems__(indices))

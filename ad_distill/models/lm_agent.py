@@ -176,8 +176,8 @@ def _draw_tokens(self: LMAgent, active, logits):
     logits = _likeliest(logits, self.model.settings.top_p)
     p = torch.softmax(logits, -1).cumsum(1).numpy()  # (n, vocabulary)
     choice = (p <= self.draws(active)[:, None] * p[:, -1:]).sum(1)  # (n,)
-    logprobs = torch.log_softmax(logits, -1).numpy()  # (n, vocabulary)
-    return choice.tolist(), logprobs[np.arange(len(active)), choice]
+    chosen = logits[range(len(active)), choice]  # (n,)
+    return choice.tolist(), (chosen - logits.logsumexp(1)).numpy()
 
 # %% ../../nbs/models/03_lm_agent.ipynb #971f09cf
 @patch

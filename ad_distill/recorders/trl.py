@@ -12,7 +12,7 @@ __all__ = ['completion_logprobs', 'RecordedRollout', 'RolloutRecorder', 'prompt_
 import math, random, tempfile, warnings
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cache
 from inspect import iscoroutinefunction, signature
@@ -99,7 +99,7 @@ class RecordedRollout(NamedTuple):
     prompt_ids: list[int]
     completion_ids: list[int]
     score: float  # NaN if no reward function had one
-    logprobs: np.ndarray  # (l,) float32, of the completion
+    logprobs: np.ndarray | None  # (l,) float32, of the completion; None: they are still to come
     updates: int  # made to the policy before
 
 class RolloutRecorder:
@@ -112,6 +112,8 @@ class RolloutRecorder:
         self.trainer = None  # that is recorded
         self._functions = []  # the reward functions
         self._heard = {}  # what those of them said that were called for the present batch
+        self._pending, self._known = [], {}  # rollouts without logprobs, and logprobs that the trainer has computed
+        self._waits = False  # whether the trainer computes them itself, before it updates the policy
         self._path, self._about, self._growing = None, {}, None  # where the history goes, and what it says of itself
 
 @patch(as_prop=True)
@@ -213,16 +215,77 @@ def _of_all_processes(rollouts, accelerator):
 @patch
 def _record(self: RolloutRecorder, rewards, prompts, completion_ids):
     "Keep a batch of rollouts."
-    trainer, args = self.trainer, self.trainer.args
-    ids, updates = prompt_tokens(trainer, prompts), self.updates
-    logprobs = completion_logprobs(trainer.model_wrapped, ids, completion_ids, args.temperature,
-                                   args.per_device_train_batch_size)
-    scores = _scores(rewards, args.reward_weights)
-    new = [RecordedRollout([*prompt], [*completion], float(score), logprob, updates)
-           for prompt, completion, score, logprob in zip(ids, completion_ids, scores, logprobs)]
+    ids, updates = prompt_tokens(self.trainer, prompts), self.updates
+    scores = _scores(rewards, self.trainer.args.reward_weights)
+    self._pending += [RecordedRollout([*prompt], [*completion], float(score), None, updates)
+                      for prompt, completion, score in zip(ids, completion_ids, scores)]
+    if not self._waits: self._complete()
+
+@patch
+def _complete(self: RolloutRecorder):
+    "Keep the rollouts of which logprobs were to come: those that the trainer has computed, or else computed here."
+    rollouts, trainer = self._pending, self.trainer
+    keys = [_key(r.prompt_ids, r.completion_ids) for r in rollouts]
+    missing = [r for key, r in zip(keys, rollouts) if key not in self._known]
+    several = getattr(trainer.accelerator, "num_processes", 1) > 1  # they ask their policy together, or none does
+    if several: missing = rollouts if any(_of_all_processes([bool(missing)], trainer.accelerator)) else []
+    if missing:
+        ids = [r.prompt_ids for r in missing], [r.completion_ids for r in missing]
+        found = completion_logprobs(trainer.model_wrapped, *ids, trainer.args.temperature,
+                                    trainer.args.per_device_train_batch_size)
+        self._known |= {_key(p, c): logprobs for p, c, logprobs in zip(*ids, found)}
+    new = [r._replace(logprobs=self._known[key]) for key, r in zip(keys, rollouts)]
+    self._pending, self._known = [], {}
     new = _of_all_processes(new, trainer.accelerator)
     self.rollouts += new
     if self._path is not None and trainer.is_world_process_zero(): self._write(new)
+
+def _key(prompt, completion): return np.array([len(completion), *prompt, *completion], np.int64).tobytes()
+
+# %% ../../nbs/recorders/02_trl.ipynb #e385c233
+_COMPUTES = "_get_per_token_logps_and_entropies"  # the method by which TRL's trainers do
+
+def _drops_out(model):
+    "Whether a policy reads otherwise while it is trained."
+    rates = [getattr(m, "p", 0) if type(m).__name__ == "Dropout" else getattr(m, "attention_dropout", 0)
+             for m in model.modules()]
+    return any(isinstance(p, float) and p > 0 for p in rates)
+
+def _computes_logprobs(trainer):
+    "Whether a trainer computes logprobs where the recorder can take them."
+    return hasattr(trainer, _COMPUTES) and hasattr(trainer, "add_callback") and not _drops_out(trainer.model)
+
+@patch
+def _keep_logprobs(self: RolloutRecorder, ids, mask, n, logprobs):
+    "Note (b, n) logprobs of the last `n` tokens of padded rows (b, l)."
+    logprobs = logprobs.detach().float().clamp(max=0).cpu().numpy()  # (b, n)
+    mask = mask.bool().cpu().numpy()  # (b, l)
+    for row, there, found in zip(ids.cpu().numpy(), mask, logprobs):
+        split = row[:-n][there[:-n]], row[-n:][there[-n:]]
+        self._known[_key(*split)] = found[there[-n:]]
+
+# %% ../../nbs/recorders/02_trl.ipynb #31eada6e
+@contextmanager
+def _overhearing(recorder, trainer):
+    "Take the logprobs that a trainer computes for its loss, and keep what is pending before each update."
+    import torch
+    from transformers import TrainerCallback
+    compute = getattr(trainer, _COMPUTES)
+    def overheard(model, input_ids, attention_mask, logits_to_keep, *args, **kwargs):
+        found = compute(model, input_ids, attention_mask, logits_to_keep, *args, **kwargs)
+        if recorder._pending and torch.is_grad_enabled():  # not those of a reference
+            recorder._keep_logprobs(input_ids, attention_mask, logits_to_keep, found[0])
+        return found
+    class BeforeEachUpdate(TrainerCallback):
+        def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if recorder._pending: recorder._complete()
+    callback = BeforeEachUpdate()
+    setattr(trainer, _COMPUTES, overheard)
+    trainer.add_callback(callback)
+    try: yield
+    finally:
+        delattr(trainer, _COMPUTES)
+        trainer.remove_callback(callback)
 
 # %% ../../nbs/recorders/02_trl.ipynb #0e7bb360
 def end_tokens(
@@ -325,9 +388,11 @@ def record(self: RolloutRecorder,
 ) -> Iterator[RolloutRecorder]:
     "Record what is trained inside. If the training breaks off, what was recorded until then is kept."
     _refuse_foreign_tokens(trainer)
-    self.trainer, self.rollouts, self._heard = trainer, [], {}
+    self.trainer, self.rollouts, self._heard, self._pending, self._known = trainer, [], {}, [], {}
     self._path, self._about = path and Path(path), self._said(**about)
-    try: yield self
+    self._waits = _computes_logprobs(trainer)
+    try:
+        with _overhearing(self, trainer) if self._waits else nullcontext(): yield self
     finally:
         if self._growing is not None: self._growing.close()
         self._growing = None
