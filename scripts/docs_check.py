@@ -4,10 +4,10 @@
 
 The first part needs Python alone. The second opens every page, wide and narrow, light and dark, in a Chromium or
 Chrome that it finds by itself or under the name in AD_DISTILL_CHROMIUM, and looks for errors on the console, for what
-could not be loaded, for pages that are wider than the screen, and for code that is cut off. Without a browser it says so and leaves that part
-out; `--need-browser` makes that a failure. Quarto's pages and those of the
-preview are looked at in the same way. `--shots` keeps a picture of every page. The browser is spoken to through a
-pipe (Chrome DevTools Protocol), so nothing has to be installed beside it.
+could not be loaded, for pages that are wider than the screen, and for code that is cut off. Without a browser it says
+so and leaves that part out; `--need-browser` makes that a failure. Quarto's pages and those of the preview are looked
+at in the same way. `--shots` keeps a picture of every page. The browser is spoken to through a pipe (Chrome DevTools
+Protocol), so nothing has to be installed beside it.
 """
 import argparse
 import base64
@@ -30,7 +30,7 @@ from urllib.parse import unquote, urlsplit
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome",
             "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome")
-BADGE = "/badge.svg"  # what GitHub says of the last run, on the home page as in the README: the one picture from elsewhere
+BADGE = "/badge.svg"  # what GitHub says of the last run, on the home page: the one picture from elsewhere
 SILENCE = 120  # seconds without a word from the browser, after which it counts as hung
 SCREENS = {"wide": (1280, 900, "light"), "phone": (390, 844, "dark")}
 FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
@@ -266,7 +266,8 @@ NARROW = """(() => { const pre = document.querySelector('main pre'); if (!pre ||
   ruler.style.whiteSpace = 'pre'; ruler.style.position = 'absolute'; (pre.querySelector('code') || pre).append(ruler);
   const needed = ruler.getBoundingClientRect().width; ruler.remove();
   const has = pre.closest('main').getBoundingClientRect().width;
-  return has < needed ? 'code has ' + Math.floor(100 * has / needed) + ' characters a line, fewer than 100' : ''; })()"""
+  return has < needed ? 'code has ' + Math.floor(100 * has / needed) + ' characters a line, fewer than 100' : '';
+})()"""
 SEARCH = """(() => { const i = document.getElementById('search'), f = document.getElementById('found');
   if (!i || !f) return '';
   const ask = w => { i.value = w; i.dispatchEvent(new Event('input'));

@@ -25,8 +25,6 @@ from nbdev.serve import proc_nbs
 
 HERE = Path(__file__).resolve().parent / "docs"
 PANDOC_FORMAT = "ipynb+bracketed_spans+definition_lists+fenced_divs+header_attributes+pipe_tables"
-LINE = "%3Cpath d='M2 14 5 9l3 2 6-9' fill='none' stroke='%23c2410c' stroke-width='2.4'/%3E"
-ICON = f"data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E{LINE}%3C/svg%3E"
 PAGE = """<!DOCTYPE html>
 <html lang="en" data-root="{root}">
 <head>
@@ -34,7 +32,7 @@ PAGE = """<!DOCTYPE html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="description" content="{description}">
 <title>{window_title}</title>
-<link rel="icon" href="{icon}">
+<link rel="icon" href="{root}{icon}">
 <script>try {{ document.documentElement.dataset.theme = localStorage.getItem("theme") || ""; }} catch (e) {{}}</script>
 <link rel="stylesheet" href="{root}preview.css">
 <link rel="stylesheet" href="{root}styles.css">
@@ -59,7 +57,7 @@ PAGE = """<!DOCTYPE html>
 {head}
 {body}
 <nav class="turn" aria-label="Neighbors">{turn}</nav>
-<footer>Made from <a href="{source}">{notebook}</a>. A preview, built without Quarto.</footer>
+<footer>{footer} A preview, built without Quarto.</footer>
 </main>
 <aside class="toc" aria-label="On this page">{toc}</aside>
 </div>
@@ -113,12 +111,27 @@ def sidebar(contents, pages, here):
 def navbar(site, pages, here):
     "The links at the top."
     links = []
-    for entry in site.get("navbar", {}).get("left", []):
+    bar = site.get("navbar", {})
+    for entry in bar.get("left", []) + bar.get("right", []):
         to = entry.get("href", "")
         if to in pages: to = here.to(pages[to])
         elif "://" not in to: continue
-        links.append(f'<a href="{to}">{html.escape(entry["text"])}</a>')
+        links.append(f'<a href="{to}">{html.escape(text_or_icon(entry))}</a>')
     return "".join(links)
+
+
+def text_or_icon(entry):
+    "What a link at the top or the bottom is called; where Quarto shows an icon, its name."
+    return entry.get("text") or {"github": "GitHub"}.get(entry["icon"], entry["icon"])
+
+
+def footer(site):
+    "What stands at the end of every page: the texts and links of Quarto's footer, one after the other."
+    parts = []
+    for entry in site.get("page-footer", {}).values():
+        if isinstance(entry, str): parts.append(re.sub(r"\[(.*?)\]\((.*?)\)", r'<a href="\2">\1</a>', entry) + ".")
+        else: parts += [f'<a href="{e["href"]}">{html.escape(text_or_icon(e))}</a>.' for e in entry]
+    return " ".join(parts)
 
 
 def text_of(x): return x if isinstance(x, str) else "".join(x)
@@ -149,7 +162,8 @@ def picture(data, alt, folder, count):
     path, body = folder / f"figure-{count}.{ending[kind]}", text_of(data[kind])
     path.write_bytes(base64.b64decode(body) if kind == "image/png" else body.encode())
     alt = html.escape(alt, quote=True)
-    return f'<figure><img src="{folder.name}/{path.name}" alt="{alt}" loading="lazy"></figure>'
+    file = f"{folder.name}/{path.name}"  # by itself it is shown as large as it is
+    return f'<figure><a href="{file}"><img src="{file}" alt="{alt}" loading="lazy"></a></figure>'
 
 
 def written(outputs):
@@ -311,12 +325,10 @@ def main():
         body, path = built[page.notebook], out / page.file
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(PAGE.format(
-            root=page.root, icon=ICON, description=html.escape(page.description, quote=True),
+            root=page.root, icon=site["favicon"], description=html.escape(page.description, quote=True),
             window_title=html.escape(page.window_title), navbar=navbar(site, pages, page),
             sidebar=sidebar(contents, pages, page), head=heading(page), body=body,
-            turn=turn(page, last, following), toc=on_this_page(body),
-            source=f"{cfg.git_url}/blob/{cfg.branch}/{cfg.nbs_path.name}/{page.notebook}",
-            notebook=f"{cfg.nbs_path.name}/{page.notebook}"), encoding="utf-8")
+            turn=turn(page, last, following), toc=on_this_page(body), footer=footer(site)), encoding="utf-8")
         entries += search_entries(page, section, body)
     index = json.dumps(entries, ensure_ascii=False).replace("</", "<\\/")
     (out / "search.js").write_text(f"window.SEARCH = {index};\n", encoding="utf-8")

@@ -11,20 +11,21 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 NBS = ROOT / "nbs"
-GUIDES = ("ten_minutes", "gymnasium", "rlhf_logs", "serializer", "scale", "reading_results")
+GUIDES = ("ten_minutes", "own_task", "gymnasium", "rlhf_logs", "serializer", "scale", "reading_results")
 PAGES = ("commands", "reference", "glossary", "open_questions")
 EXPERIMENTS = ("darkroom", "bandit", "sentiment", "serializers", "cartpole", "lunarlander")
-SECTIONS = {  # title -> patterns of notebooks, in the order in which they are read
-    "Start": [*(f"guides/{g}" for g in GUIDES), "results", *(f"guides/{p}" for p in PAGES), "guides/*"],
-    "Formats": ["registry/*", "00_trajectory", "language/*"],
-    "Data": ["data/*"],
+FIRST = "Start"  # these pages stand above all sections, and are always seen; the sections are folded
+SECTIONS = {  # title -> patterns of notebooks, in the order in which they are read: first what people call
+    FIRST: [*(f"guides/{g}" for g in GUIDES), "results", *(f"guides/{p}" for p in PAGES), "guides/*"],
     "Tasks": ["10_tasks", "tasks/*"],
     "Sources": ["sources/*"],
+    "Formats": ["00_trajectory", "language/*", "registry/*"],
+    "Data": ["data/*"],
     "Models": ["20_models_rl", "30_models_lm", "models/*"],
-    "RLHF": ["rlhf/*"],
-    "Evaluation": ["41_evaluate", "evaluation/*"],
-    "RLHF logs": ["logs/*", "recorders/*"],
     "Training": ["40_train"],
+    "Evaluation": ["41_evaluate", "evaluation/*"],
+    "RLHF": ["rlhf/*"],
+    "RLHF logs": ["logs/*", "recorders/*"],
     "Experiments": [*(f"exp_{e}" for e in EXPERIMENTS), "exp_*", "experiments/*"],
     "Command line and website": ["cli/*", "dev/*"],
 }
@@ -55,8 +56,9 @@ def sidebar(quarto):
     start = "    contents:\n      - index.ipynb\n"
     lines = []
     for title, paths in sections().items():
-        lines += [f"      - section: {title}", "        contents:"]
-        lines += [f"          - {name(p)}" for p in paths]
+        folded = title != FIRST
+        if folded: lines += [f"      - section: {title}", "        contents:"]
+        lines += [f"{'    ' if folded else ''}      - {name(p)}" for p in paths]
     return quarto[:quarto.index(start)] + start + "\n".join(lines) + "\n"
 
 
@@ -80,7 +82,7 @@ def table():
     "All notebooks but the guides, section by section."
     lines = ["", "| notebook | module | what it is about |", "|---|---|---|"]
     for title, paths in sections().items():
-        if title != "Start": lines += map(row, paths)
+        if title != FIRST: lines += map(row, paths)
     return "\n".join([*lines, "", ""])
 
 

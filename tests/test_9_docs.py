@@ -10,6 +10,7 @@ import sys
 
 import click
 import pytest
+import yaml
 from conftest import NBS, ROOT, python
 from test_2_notebooks import RUN
 
@@ -75,6 +76,37 @@ def test_the_readme_is_short():
 def test_sidebar_and_table_of_notebooks_are_true():
     done = subprocess.run([sys.executable, ROOT / "scripts/make_sidebar.py", "--check"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_reader_of_the_site_meets_the_guides_first():
+    "What Quarto is told of the layout: guides above folded sections, plumbing last; wrapped code; an icon; links back."
+    about = yaml.safe_load((ROOT / "_quarto.yml").read_text(encoding="utf-8"))
+    site, page = about["website"], about["format"]["html"]
+    contents = site["sidebar"]["contents"]
+    loose = [c for c in contents if isinstance(c, str)]
+    sections = [c["section"] for c in contents if isinstance(c, dict)]
+    assert contents[: len(loose)] == loose and loose[:3] == [
+        "index.ipynb",
+        "guides/ten_minutes.ipynb",
+        "guides/own_task.ipynb",
+    ]
+    assert sections[0] == "Tasks" and sections[-1] == "Command line and website"
+    assert site["sidebar"]["collapse-level"] == 1 and page["code-overflow"] == "wrap"
+    assert (NBS / site["favicon"]).is_file() and site["page-footer"] and "source" in site["repo-actions"]
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda p: p.relative_to(NBS).as_posix())
+def test_pictures_have_a_text_and_no_second_caption(path):
+    "Of a picture alone in its paragraph Quarto shows the alt text as a caption, and leaves `alt` empty."
+    for text in cells(path, "markdown"):
+        for paragraph in re.split(r"\n\s*\n", text):
+            assert "![](" not in paragraph, paragraph
+            assert not re.fullmatch(r"\s*!\[[^\]]*\]\([^)]*\)\s*", paragraph), paragraph
+
+
+def test_guides_speak_to_readers_from_elsewhere():
+    for path in GUIDES:
+        assert "the brief" not in "\n".join(cells(path, "markdown")), path
 
 
 def test_names_in_the_glossary_are_public():
@@ -175,6 +207,12 @@ def test_the_preview_is_whole(copy):
     assert len(list(site.rglob("*.html"))) == len(PAGES)
     wrong = docs_check.static(site, "https://ad-distill.github.io/ad_distill") + docs_check.api(site)
     assert not wrong, "\n".join(wrong)
+    for page in site.rglob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        assert "colab.research.google.com/github/ad-distill/ad_distill/blob/main/nbs/" in text, page
+        assert "images/favicon.svg" in text and "CHANGELOG" in text, page
+    store = (site / "data/store.html").read_text(encoding="utf-8")
+    assert re.search(r'class="api-source" href="[^"]+/ad_distill/data/store\.py#L\d+"', store)
     index = (site / "search.js").read_text(encoding="utf-8")
     entries = json.loads(index.removeprefix("window.SEARCH = ").rstrip(";\n"))
     wanted = {"tasks.html#make_task", "guides/reading_results.html#what-a-falling-loss-hides"}

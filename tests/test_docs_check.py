@@ -95,7 +95,8 @@ QUARTO = """<!DOCTYPE html><html><head><title>A</title><link rel="icon" href="./
 <main id="quarto-document-content"><header><h1 class="title">A</h1></header>
 <section id="apitable" class="level3"><h3 class="anchored" data-anchor-id="apitable">ApiTable</h3>
 <table class="caption-top"><tr><td>x</td></tr></table></section>
-<section id="public_names" class="level3"><h3 class="anchored">public_names</h3><table><tr><td>x</td></tr></table></section>
+<section id="public_names" class="level3"><h3 class="anchored">public_names</h3>
+<table><tr><td>x</td></tr></table></section>
 <svg><g id="axis"><g id="axis"></g></g></svg></main></div></body></html>"""
 
 

@@ -275,7 +275,10 @@ def rotate(
 # %% ../../nbs/20_models_rl.ipynb #b2dbdf6c
 class Block(nn.Module):
     "Attention and a feed-forward layer, each after a layer norm and added to the residual stream."
-    def __init__(self, width: int, heads: int):
+    def __init__(self,
+        width: int,  # numbers a position, a multiple of `heads`
+        heads: int,  # of the attention
+    ):
         super().__init__()
         self.heads = heads
         self.norm_1, self.norm_2 = nn.LayerNorm(width), nn.LayerNorm(width)

@@ -329,7 +329,7 @@ class Played:
     columns: dict[str, np.ndarray]  # name -> (t, b, ...)
     done: np.ndarray  # (t, b) bool: the episode ended here
     n_episodes: int  # how many complete episodes every stream has at least
-    spaces: Spaces
+    spaces: Spaces  # of states and actions of the task that was played
 
     def history(self,
         i: int,  # stream

@@ -202,9 +202,14 @@ def _place_of(sizes, starts, action):
 # %% ../../nbs/tasks/03_numbers.ipynb #e2e3503a
 class OwnGenerators:
     "Inside `with`, the global generators of `random` and `np.random` go on from a state of its own."
-    def __init__(self, seed: int = 0): self.seed(seed)
+    def __init__(self,
+        seed: int = 0,  # of that state
+    ): self.seed(seed)
 
-    def seed(self, seed: int) -> None:
+    def seed(self,
+        seed: int,  # of a new state
+    ) -> None:
+        "Begin anew."
         self.python = random.Random(seed).getstate()
         self.bits, self.numpy = np.random.MT19937(seed), None
 

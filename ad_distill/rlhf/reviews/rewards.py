@@ -36,7 +36,7 @@ _WORD = re.compile(r"[A-Za-z]+(?:['’][A-Za-z]+)*")
 @dataclass(frozen=True)
 class Said:
     "A text and its words."
-    text: str
+    text: str  # as it came
     as_written: tuple[str, ...]  # words, without marks
     words: tuple[str, ...]  # the same in lower case, with straight apostrophes
 
