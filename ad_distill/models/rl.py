@@ -57,8 +57,8 @@ class RLConfig:
     shared_tokens: bool = False  # rollouts as tokens: one table for the tokens of prompts and completions
 
     def __post_init__(self):
-        check_kinds(self, shared_tokens=bool, layers=Integral, width=Integral, heads=Integral, context=Integral, inputs=tuple,
-                    reward_scale=Real, loss_weights=dict, about=dict)
+        check_kinds(self, layers=Integral, width=Integral, heads=Integral, context=Integral, inputs=tuple,
+                    shared_tokens=bool, reward_scale=Real, loss_weights=dict, about=dict)
         object.__setattr__(self, "grades", bounds_of_grades(self.grades))
         self._check_sizes()
         self._check_fields()
@@ -335,6 +335,7 @@ class RLModel(nn.Module):
         self._make_heads(c, embed)
         half = c.width // c.heads // 2
         self.register_buffer("frequency", 10_000. ** (-torch.arange(half) / half), persistent=False)
+        for b in self.blocks: _init_block(b, c)
         if c.reward_values: self.register_buffer("reward_classes", torch.tensor(c.reward_values), persistent=False)
         if c.bind == "grade": self._make_echo(c)
 
@@ -360,14 +361,14 @@ def _make_heads(self: RLModel, c, embed):
     self.reward_head = ValueHead(Discrete(len(c.reward_values)) if c.reward_values else number, c.width)
     self.logprob_head = ValueHead(number, c.width)
 
-def _block(c):
+def _block(c): return RecurrentBlock(c.width) if c.trunk == "gru" else Block(c.width, c.heads)
+
+def _init_block(block, c):
     "Weights of unit scale in, and of a scale that falls with the number of layers out (Radford et al. 2019)."
-    if c.trunk == "gru": return RecurrentBlock(c.width)
-    block = Block(c.width, c.heads)
+    if c.trunk == "gru": return
     for layer in (block.query_key_value, block.up): nn.init.normal_(layer.weight, std=c.width ** -.5)
     for layer in (block.out, block.down):
         nn.init.normal_(layer.weight, std=(2 * c.layers * layer.in_features) ** -.5)
-    return block
 
 # %% ../../nbs/20_models_rl.ipynb #fcc86a12
 @patch
