@@ -66,7 +66,7 @@ def _item(x):
     if not isinstance(x, dict): return message_of(x), False
     if isinstance(x.get("message"), dict):
         return message_of(x["message"], by_model=True), x.get("finish_reason") == "length"
-    said = {k: v for k, v in x.items() if k != "trainable"}
+    said = {k: v for k, v in x.items() if k != "trainable"} if "trainable" in x else x
     return message_of(said, by_model=x.get("trainable") is True), False
 
 def _rollout(trajectory, step, group):

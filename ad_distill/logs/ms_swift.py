@@ -23,15 +23,17 @@ from ..rlhf.rollouts import Rollout
 
 # %% ../../nbs/logs/09_ms_swift.ipynb #da8e1c03
 _STEP = re.compile(rb'\s*\{"step":\s*\["?(\d{1,15})"?[\],]')  # how a line begins
+_BEGINNING, _PART = 256, 2 ** 16  # bytes of a line: to find its step in, and to pass over at once
 
 def _steps_of_lines(file):
     "The step with which each line of a file begins; infinite where it cannot be told."
     found = []
     try:
         with opened_log(file) as f:
-            for line in f:
-                match = _STEP.match(line)
+            while part := f.readline(_BEGINNING):
+                match = _STEP.match(part)
                 found.append(int(match[1]) if match else math.inf)
+                while part and not part.endswith(b"\n"): part = f.readline(_PART)
     except UNREADABLE: pass  # it is said when the lines are read
     return found
 
@@ -67,6 +69,9 @@ def _weights(names, columns, weights):
     picked = [name.strip() for name in columns.split(",")] if columns else reward_names([*names])
     return _number_list(weights, picked)
 
+@functools.lru_cache(64)
+def _others(names): return [name for name in names if name not in ("step", "prompt", "completion")]
+
 def _step_of(x):
     if isinstance(x, str) and x.isdecimal() and len(x) <= 15: return int(x)
     raise UserError(f"its step is {str(x)[:40]!r}, expected the number of a step")
@@ -88,10 +93,11 @@ class MsSwift(BatchReader):
         "ms-swift: the log does not say which completions were cut off: how they ended stays unknown")
 
     def rollout(self, row: dict[str, Any], step: int) -> list[Rollout]:
-        weights = _weights(tuple(row), self.columns, self.weights)
+        names = tuple(row)
+        weights = _weights(names, self.columns, self.weights)
         paid = [number_in(row, name) * weight for name, weight in weights.items()]
         given, at = [x for x in paid if not math.isnan(x)], _step_of(row["step"])
-        more = {k: x for k, x in row.items() if k not in ("step", "prompt", "completion")}
+        more = {k: row[k] for k in _others(names)}
         score = math.fsum(given) if given else math.nan
         return [Rollout(text_in(row, "prompt"), text_in(row, "completion"), score=score, ended=None,
                         iteration=at, optimizer_step=max(at - 1, -1), more=more)]

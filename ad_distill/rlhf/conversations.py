@@ -28,8 +28,10 @@ def turn_texts(
     if sum(m.by_model for m in r.messages or ()) < 2: return None
     turns, before = [], []
     for m in r.messages:
-        if m.by_model: turns.append(("\n".join(_line(b) for b in before) if turns else r.prompt, conversation_text([m])))
-        before = [] if m.by_model else [*before, m]
+        if m.by_model:
+            turns.append(("\n".join(map(_line, before)) if turns else r.prompt, conversation_text([m])))
+            before = []
+        else: before.append(m)
     return turns
 
 def _line(m): return f"{m.role} ({m.name}): {message_text(m)}" if m.name else f"{m.role}: {message_text(m)}"

@@ -126,6 +126,7 @@ def message_text(
     message: Message,  # to be written
 ) -> str:
     "A message without its role."
+    if not (message.reasoning or message.tool_calls or message.more): return message.content
     parts = [f"<think>\n{message.reasoning}\n</think>\n"] if message.reasoning else []
     if message.content: parts.append(message.content)
     parts += [f"<tool_call>\n{_json(call)}\n</tool_call>" for call in message.tool_calls]
@@ -137,8 +138,6 @@ def conversation_text(
     messages: list[Message],  # in the order in which they were said
 ) -> str:
     "Messages as text: one alone is its content, several are lines `role: content`."
-    if len(messages) == 1 and not (messages[0].reasoning or messages[0].tool_calls or messages[0].more):
-        if not messages[0].name: return messages[0].content
     if len(messages) == 1 and not messages[0].name: return message_text(messages[0])
     roles = [f"{m.role} ({m.name})" if m.name else m.role for m in messages]
     return "\n".join(f"{role}: {message_text(m)}" for role, m in zip(roles, messages))
