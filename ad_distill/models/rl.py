@@ -55,8 +55,8 @@ class RLConfig:
     shared_tokens: bool = False  # rollouts as tokens: one table for the tokens of prompts and completions
 
     def __post_init__(self):
-        check_kinds(self, shared_tokens=bool, layers=Integral, width=Integral, heads=Integral, context=Integral, inputs=tuple,
-                    reward_scale=Real, loss_weights=dict, about=dict)
+        check_kinds(self, layers=Integral, width=Integral, heads=Integral, context=Integral, inputs=tuple,
+                    reward_scale=Real, loss_weights=dict, about=dict, shared_tokens=bool)
         object.__setattr__(self, "grades", bounds_of_grades(self.grades))
         self._check_sizes()
         self._check_fields()
