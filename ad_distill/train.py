@@ -520,7 +520,7 @@ def _alone(path):
     with open(path / "lock", "w") as lock:
         try: fcntl and fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(f"another process is training in {path}; wait for it, or choose another directory") from None
+            raise UserError(f"another process is training in {path}; wait, or choose another directory") from None
         try: yield
         finally: (path / "lock").unlink(missing_ok=True)
 

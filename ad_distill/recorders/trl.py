@@ -520,6 +520,7 @@ def _spaces_of_tokens(model, task):
     rows = tokenizer([str(p) for p in env.prompts])["input_ids"]
     return token_spaces(max(len(tokenizer), getattr(config, "vocab_size", 0)), max(map(len, rows)))
 
+# %% ../../nbs/recorders/02_trl.ipynb #d0b672c1
 def _text_env(task, instances): return task.view("language").make_env(instances)
 
 def _config_seed(entropy): return int(np.random.SeedSequence(entropy).generate_state(1)[0]) >> 1  # 31 bits

@@ -100,6 +100,7 @@ def put_beside(self: Source,
 ) -> None:
     "Put beside the histories what it takes to read them: nothing."
 
+# %% ../../nbs/sources/02_sources.ipynb #1950c170
 def register_source(
     name: str,  # as typed on the command line
 ) -> Callable:
