@@ -267,6 +267,7 @@ def _as_typed(value):
     "A default as one would type it."
     return ",".join(map(str, value)) if isinstance(value, tuple) else repr(value)
 
+# %% ../../nbs/cli/01_console.ipynb #a635f486
 FLAGS = {"task": "-p", "source": "-s", "reader": "-s", "serializer": "-z"}  # the option that sets a parameter, by kind
 
 def list_one(

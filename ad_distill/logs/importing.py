@@ -75,6 +75,7 @@ def _unknown_token(run, rollouts, tokenizer):
         if highest >= size: return f"{run.name} has token {highest} in rollout {i}, and it has {size} tokens"
     return None
 
+# %% ../../nbs/logs/04_importing.ipynb #35c4eac3
 def _other_text(run, rollouts, tokenizer):
     "Whether most texts of the log are not those that the tokenizer gives."
     known, eos = [r for r in rollouts if r.completion is not None], tokenizer.eos_token or ""

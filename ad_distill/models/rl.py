@@ -473,6 +473,7 @@ def _packed(x, place, echo, again):
     out = out.scatter(1, again.clamp(max=n)[..., None].expand_as(x), echo)
     return out.scatter(1, place[..., None].expand_as(x), x)[:, :n]
 
+# %% ../../nbs/20_models_rl.ipynb #17f7de3a
 @patch
 def _make_echo(self: RLModel, c):
     "Grades have an embedding; the last one is of returns that are not known."

@@ -415,6 +415,7 @@ def _write_texts(store, final, info):
     with write_aside(final, shared=True) as folder, StoreWriter(folder, spaces, info) as writer:
         for i, history in enumerate(store): writer.put(i, write(history))
 
+# %% ../../nbs/rlhf/02_rollouts.ipynb #1a75ff36
 def _text_of(store):
     "What makes text of a history of a store, and the spaces of that; a task may write its own tokens itself."
     said = store.info.get("task") or {}
