@@ -23,7 +23,6 @@ import numpy as np
 from fastcore.basics import patch
 
 from ..data.store import GrowingHistory, Store
-from ..language.tokenizers import open_tokenizer
 from ..logs.importing import RolloutLog
 from ..logs.trl import weighted_score
 from ..registry import UserError, nearest
@@ -505,6 +504,7 @@ def spaces(self: TRLGRPO, task: Task) -> Spaces:
 
 @patch
 def put_beside(self: TRLGRPO, task: Task, path: str | Path) -> None:
+    from ad_distill.language.tokenizers import open_tokenizer
     if self._keeps_tokens(task) and not Path(path, "tokenizer").exists():
         save_tokenizer(open_tokenizer(self.model), path)
 
@@ -514,6 +514,7 @@ def _keeps_tokens(self: TRLGRPO, task): return self.tokens and bool(self.model) 
 @cache
 def _spaces_of_tokens(model, task):
     "Room for the prompts of a task and the tokens of a model."
+    from ad_distill.language.tokenizers import open_tokenizer
     from transformers import AutoConfig
     tokenizer, env = open_tokenizer(model), _text_env(task, task.instances("train")[:1])
     config = AutoConfig.from_pretrained(model, trust_remote_code=False)

@@ -69,8 +69,9 @@ def _kept_prompts(prompts):
     "Prompts as a store keeps them: those of a file as a list, so that the file may go; of a large one where it is."
     if not isinstance(prompts, str): return json.dumps(list(prompts))
     if not prompts or prompts.startswith("[") or not Path(prompts).is_file(): return prompts
-    listed = json.dumps(_lines(Path(prompts)))
-    return listed if len(listed) <= _MOST_KEPT else str(Path(prompts).resolve())
+    lines = _lines(Path(prompts))
+    listed = json.dumps(lines)
+    return listed if lines and len(listed) <= _MOST_KEPT else str(Path(prompts).resolve())
 
 # %% ../../nbs/rlhf/04_tasks.ipynb #68d02c33
 def _column(name, column):
