@@ -304,7 +304,9 @@ class Block(nn.Module):
 # %% ../../nbs/20_models_rl.ipynb #e80eee1a
 class RecurrentBlock(nn.Module):
     "A gated recurrent unit, after a layer norm and added to the residual stream."
-    def __init__(self, width: int):
+    def __init__(self,
+        width: int,  # of the residual stream
+    ):
         super().__init__()
         self.norm, self.unit = nn.LayerNorm(width), nn.GRU(width, width, batch_first=True)
 
