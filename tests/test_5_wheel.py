@@ -66,9 +66,8 @@ def test_sdist_and_wheel_hold_the_experiments(built):
     names = zipfile.ZipFile(wheel).namelist()
     home = "ad_distill/experiments/notebooks/"
     assert {n for n in names if n.startswith(home)} == {home + n for n in EXPERIMENTS}
-    assert {Path(n).name for n in names if n.endswith(".parquet")} == {
-        p.name for p in (ROOT / "ad_distill").rglob("*.parquet")
-    }
+    data = {n for n in names if n.endswith(".parquet") and "/example_logs/" not in n}
+    assert {Path(n).name for n in data} == {p.name for p in (ROOT / "ad_distill").rglob("*.parquet")}
     assert {f"ad_distill/rlhf/reviews/{n}" for n in ("openings.txt", "LICENSE.txt")} <= set(names)
     logs = {n.removeprefix("ad_distill/example_logs/") for n in names if n.startswith("ad_distill/example_logs/")}
     source = (ROOT / "nbs/guides/rlhf_logs.ipynb").read_text(encoding="utf-8")
