@@ -9,13 +9,21 @@ import numpy as np
 
 SIZE = int(os.environ.get("AD_DISTILL_LOG_MB", "100"))  # of the log; of 1000 MB the files have 64
 FILE = max(16, 64 * SIZE // 1000)
-BOUND = 500 if SIZE >= 1000 else 320  # MB of memory, of which an empty import takes about 200
+BOUND = 500 if SIZE >= 1000 else 320  # MB of memory, of which an empty import takes about 150; rusage has the parent's
 IMPORT = """
-import json, resource, sys
+import json, sys, threading
+import psutil
 from ad_distill import import_log
 from ad_distill.rlhf.conversations import stored_rollouts
+watched, peak = threading.Event(), 0
+def watch():
+    global peak
+    while not watched.wait(.005): peak = max(peak, psutil.Process().memory_info().rss >> 20)
+watcher = threading.Thread(target=watch)
+watcher.start()
 store, said = import_log("roll", sys.argv[1], sys.argv[2], turns=len(sys.argv) > 3)
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+watched.set()
+watcher.join()
 last = next(stored_rollouts(store, 0, said["rollouts"] - 1))
 assert len(sys.argv) < 4 or len(last.messages) == 6
 print(json.dumps(dict(peak=peak, rollouts=said["rollouts"], size=sum(p.stat().st_size for p in store.path.rglob("*")))))
