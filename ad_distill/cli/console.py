@@ -8,12 +8,12 @@ Docs: https://ad-distill.github.io/ad_distill/cli/console.html.md"""
 __all__ = ['json_option', 'quiet_option', 'out_option', 'seed_option', 'count', 'FLAGS', 'Completer', 'FAMILIES', 'Failure',
            'failure_of', 'imported', 'Command', 'Commands', 'interruptible', 'typed', 'values', 'strict_json', 'report',
            'wants_bar', 'pairs_option', 'options', 'description', 'defaults_of', 'make', 'list_registered',
-           'meanings_of', 'list_one', 'serializer_of', 'check_serializer', 'names_of', 'name_option', 'complete_base',
-           'Setting', 'make_windows', 'training_settings', 'sorted_settings', 'list_settings']
+           'meanings_of', 'list_one', 'serializer_of', 'check_serializer', 'names_of', 'name_option', 'begun_with',
+           'complete_base', 'Setting', 'make_windows', 'training_settings', 'sorted_settings', 'list_settings']
 
 # %% ../../nbs/cli/01_console.ipynb #baa9402e
 import errno, functools, json, math, os, re, sys, warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, NamedTuple
@@ -354,6 +354,15 @@ def _hub_cache():
     home = os.environ.get("HF_HOME") or os.path.join("~", ".cache", "huggingface")
     return os.path.expanduser(os.environ.get("HF_HUB_CACHE") or os.path.join(home, "hub"))
 
+def begun_with(
+    names: Iterable[str],  # that there are
+    begun: str,  # what has been typed
+    path: str,  # otherwise it may be one: "file" or "dir"
+) -> list[CompletionItem]:
+    "The names that go on so; a path, if there are none."
+    found = [CompletionItem(name) for name in names if name.startswith(begun)]
+    return found or [CompletionItem(begun, type=path)]
+
 def complete_base(
     ctx: click.Context,  # of the command
     param: click.Parameter,  # that takes the model
@@ -362,8 +371,7 @@ def complete_base(
     "Completes a pretrained model: a folder, or the name of one that was downloaded from the hub before."
     there = os.listdir(_hub_cache()) if os.path.isdir(_hub_cache()) else []
     names = sorted(d.removeprefix("models--").replace("--", "/") for d in there if d.startswith("models--"))
-    found = [CompletionItem(name) for name in names if name.startswith(begun)]
-    return found or [CompletionItem(begun, type="dir")]
+    return begun_with(names, begun, "dir")
 
 # %% ../../nbs/cli/01_console.ipynb #14b97f47
 FAMILIES = {"rl": "RL Format", "lm": "language"}  # the two families of models

@@ -801,11 +801,11 @@ def _evaluate(model, task, params, serializer, writes, episodes, instances, base
         if baselines: table, missing = _with_baselines(table, model, task, episodes, bar, **same)
     _write_table(table, out)
     if plot: plot_scores(table, plot)
-    reads = net.serializer.name if hasattr(net, "serializer") else None
+    reads, found = net.serializer.name if hasattr(net, "serializer") else None, summarize(table)
     got = {"path": out, "model": model, "task": task.name, "episodes": episodes, "instances": instances,
            "instances_in_split": there, **how, "serializer": reads,
-           "seconds": round(time.perf_counter() - start, 3), **summarize(table)["model"]}
-    if baselines: got |= {"baselines": {k: v for k, v in summarize(table).items() if k != "model"}, "missing": missing}
+           "seconds": round(time.perf_counter() - start, 3), **found.pop("model")}
+    if baselines: got |= {"baselines": found, "missing": missing}
     report(got, as_json, _score_line(got) + _baselines_line(got.get("baselines", {})))
     notes = [] if as_json else [_instances_line(got, there), *missing, _above_one(got, task)]
     for note in filter(None, notes): click.echo(note, err=True)

@@ -20,7 +20,7 @@ from typing import Any, TextIO
 import click
 from click.shell_completion import CompletionItem
 
-from .console import Failure, typed
+from .console import Failure, begun_with, typed
 from ..registry import UserError, nearest
 
 # %% ../../nbs/cli/02_notebooks.ipynb #365a76ce
@@ -257,5 +257,4 @@ def complete_experiment(
     begun: str,  # what has been typed of it
 ) -> list[CompletionItem]:
     "Completes the name of an experiment, or the path of a notebook."
-    found = [CompletionItem(name) for name in experiments() if name.startswith(begun)]
-    return found or [CompletionItem(begun, type="file")]
+    return begun_with(experiments(), begun, "file")

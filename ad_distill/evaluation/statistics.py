@@ -72,10 +72,10 @@ def two_way_bootstrap(
     return pairs[seeds[:, :, None], instances[:, None, :]].mean((1, 2))
 
 def percentile_interval(
-    values: np.ndarray,  # (n,) of a bootstrap
-) -> list[float]:  # lower and upper end
+    values: np.ndarray,  # (n, ...) of a bootstrap
+) -> list:  # lower and upper end, a number or a list (...) each
     "What the middle 95 % lie between."
-    return np.quantile(values, [.025, .975]).tolist()
+    return np.quantile(values, [.025, .975], axis=0).tolist()
 
 # %% ../../nbs/evaluation/01_statistics.ipynb #769ab8a4
 def two_way_interval(
@@ -181,7 +181,7 @@ def curves(
 def _curve(agent, x, seed):
     "Of an array (seeds, instances, episodes)."
     drawn = two_way_bootstrap(x, np.random.default_rng(seed), 400, lambda x: x.mean((0, 1)))  # (400, episodes)
-    low, high = np.quantile(drawn, [.025, .975], axis=0)  # (episodes,) each
+    low, high = percentile_interval(drawn)  # (episodes,) each
     episode = np.arange(1, x.shape[2] + 1)
     return pd.DataFrame({"agent": agent, "episode": episode, "mean": x.mean((0, 1)), "low": low, "high": high})
 
@@ -211,7 +211,7 @@ def performance_profile(
 def _profile(agent, rows, levels, last, seed):
     above = _units(rows, "score")[:, :, -last:].mean(2)[..., None] > levels  # (seeds, instances, levels)
     drawn = two_way_bootstrap(above, np.random.default_rng(seed), 1000, lambda x: x.mean((0, 1)))  # (1000, levels)
-    low, high = np.quantile(drawn, [.025, .975], axis=0)
+    low, high = percentile_interval(drawn)  # (levels,) each
     return pd.DataFrame({"agent": agent, "level": levels, "share": above.mean((0, 1)), "low": low, "high": high})
 
 # %% ../../nbs/evaluation/01_statistics.ipynb #143d9e10
