@@ -31,7 +31,7 @@ from ..evaluation.play import evaluate, pick_instances
 from ..evaluation.probes import text_metrics
 from ..evaluation.statistics import by_history
 from .common import together
-from ..language.serializer import FIELDS, Serializer, make_serializer
+from ..language.serializer import BINDS, FIELDS, Serializer, make_serializer
 from ..language.tokenizers import has_words, writes_words
 from ..models.lm import LMModel
 from ..models.loading import load_model
@@ -67,7 +67,8 @@ class Cell:
     windows: dict = field(default_factory=dict)  # settings of `windows_of`
     model: dict = field(default_factory=dict)  # of the language model: `LM_OPTIONS`
     training: dict = field(default_factory=dict)  # of `DistillArguments`
-    play: dict = field(default_factory=dict)  # n_episodes, n_instances, streams; last: episodes that are scored
+    play: dict = field(default_factory=dict)  # n_episodes, n_instances, streams, split; last: episodes that are scored;
+                                              # controls: ways to be told of rewards at the end, such as zeroed
     options: dict = field(default_factory=dict)  # serializer -> settings of it that this task needs
     ablation: str = ""  # what was changed, such as "rewards"; empty: nothing
     value: str = ""  # to what, such as "zeroed"
@@ -124,9 +125,9 @@ def _make_histories(cell, root, n, parts):
     (root / "done").touch()
 
 def _all_histories(cell, path, n):
-    if not cell.source: return text_store(story_histories(path))
+    if not cell.source: return text_store(story_histories(path, text=cell.params.get("text", "sentences")))
     task, source = make_task(cell.task, **cell.params), make_source(cell.source, **cell.source_params)
-    return generate(task, source, path, n, cell.episodes)
+    return generate(task.view("language"), source, path, n, cell.episodes)
 
 def _copy_histories(store, path, numbers):
     with StoreWriter(path, store.spaces, {**store.info, "part": path.name}) as writer:
@@ -200,14 +201,21 @@ def scores_of(
     model: LMModel,  # as it is now
 ) -> dict[str, Any]:  # scores (by instance, at the end), first_score, written_badly, online_reward_accuracy
     "Scores of each held-out instance at the end, mean score at the beginning, parse failures."
-    asked, last = {k: v for k, v in cell.play.items() if k != "last"}, cell.play["last"]
-    feedback = "zeroed" if cell.windows.get("zero_rewards") else "true"
-    played = evaluate(model, task, seed=cell.seed, feedback=feedback, **asked)
-    scores = by_history(played)  # (histories, episodes)
-    by_instance = scores[:, -last:].mean(1).reshape(asked["n_instances"], -1).mean(1)  # (instances,)
+    played = _played(cell, task, model, "zeroed" if cell.windows.get("zero_rewards") else "true")
+    scores, last = by_history(played), cell.play["last"]  # (histories, episodes)
+    by_instance = scores[:, -last:].mean(1).reshape(cell.play["n_instances"], -1).mean(1)  # (instances,)
     shares = {"written_badly": "parse_failure", "online_reward_accuracy": "reward_accuracy"}
     found = {"scores": by_instance.round(5).tolist(), "first_score": _first_score(scores, last)}
     return found | {name: float(played[column].mean()) for name, column in shares.items()}
+
+def _played(cell, task, model, feedback):
+    asked = {k: v for k, v in cell.play.items() if k not in ("last", "controls")}
+    return evaluate(model, task, seed=cell.seed, feedback=feedback, **asked)
+
+def _control_scores(cell, task, model):
+    "Mean score at the end of the same model that is told of rewards otherwise."
+    last, told = cell.play["last"], cell.play.get("controls", ())
+    return {f"score_{f}": float(by_history(_played(cell, task, model, f))[:, -last:].mean()) for f in told}
 
 def _first_score(scores, last):
     "Of as many episodes as the end has; None if there are no others."
@@ -227,10 +235,12 @@ def _measure(cell, folder):
     after = text_metrics(model, looks.held_back(model), 16)
     return {
         "points": _points(cell, train, trained, looks), "parse_failure": _failures(model, looks.points[-1], after),
-        "parameters": trained["parameters"], **{k: v for k, v in after.items() if k.startswith("reward")}}
+        "parameters": trained["parameters"], **_control_scores(cell, task, model),
+        **{k: v for k, v in after.items() if k.startswith("reward")}}
 
 def _check_cell(cell, task):
-    pick_instances(task, cell.play["n_instances"], cell.play["streams"])  # are there so many?
+    split = {k: v for k, v in cell.play.items() if k == "split"}
+    pick_instances(task, cell.play["n_instances"], cell.play["streams"], **split)  # are there so many?
     steps = cell.training["max_steps"]
     if steps % LOOKS: raise UserError(f"max_steps of a cell is a multiple of {LOOKS}, not {steps}")
 
@@ -352,13 +362,17 @@ def _loss_variants(cell):
 
 # %% ../../nbs/experiments/02_study.ipynb #1a02cc13
 def _own(cell):
-    "All settings of a cell's serializer."
+    "All settings of a cell's serializer; of those typed behind its name, the ones that are words."
     name = cell.serializer_name
-    return {f.name: f.default for f in fields(SERIALIZERS[name])} | cell.options.get(name, {})
+    own = {f.name: f.default for f in fields(SERIALIZERS[name])} | cell.options.get(name, {})
+    return own | {k: v for k, v in _typed(cell).items() if isinstance(own.get(k), str)}
+
+def _typed(cell): return dict(pair.split("=", 1) for pair in cell.serializer.split()[1:])
 
 def _written(cell, **settings):
     "The field of a cell that writes with other settings."
-    return {"serializer": " ".join([cell.serializer, *(f"{k}={v}".lower() for k, v in settings.items())])}
+    typed = _typed(cell) | {k: str(v).lower() for k, v in settings.items()}
+    return {"serializer": " ".join([cell.serializer_name, *(f"{k}={v}" for k, v in typed.items())])}
 
 # %% ../../nbs/experiments/02_study.ipynb #b3870822
 def _written_variants(cell):
@@ -367,6 +381,7 @@ def _written_variants(cell):
     yield "reward of 0", *_zero_variant(cell)
     yield "order", *_late_variant(cell)
     yield "order", "reward before the action", _written(cell, order="state,reward,action", late_reward=False)
+    for how in _others(cell, "bind", BINDS): yield "bind", how, _written(cell, bind=how)
 
 def _zero_variant(cell):
     if _own(cell)["skip_zero"]: return "written", _written(cell, skip_zero=False)

@@ -6,7 +6,7 @@ Docs: https://ad-distill.github.io/ad_distill/experiments/study_table.html.md"""
 
 # %% auto #0
 __all__ = ['COMMITTED', 'VIEWS', 'AT_THE_END', 'COLORS', 'DOT', 'load_cells', 'save_cells', 'ranking', 'look_at', 'study_table',
-           'plot_scores', 'plot_bits', 'plot_ablations', 'plot_study']
+           'onset', 'plot_scores', 'plot_bits', 'plot_ablations', 'plot_study']
 
 # %% ../../nbs/experiments/03_study_table.ipynb #6783b186
 import json
@@ -24,6 +24,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..evaluation.statistics import percentile_interval, two_way_bootstrap
+from .study import POINTS
 from ..language.serializer import FIELDS
 from ..registry import UserError
 
@@ -82,7 +83,8 @@ def look_at(
     return {**found, "cpu_seconds": min(budget, seconds[-1]), "scores": scores}
 
 # %% ../../nbs/experiments/03_study_table.ipynb #3db3812a
-AT_THE_END = ("reward_accuracy", "reward_accuracy_guess", "parse_failure")  # what a cell says of its trained model
+AT_THE_END = (  # what a cell says of its trained model
+    "reward_accuracy", "reward_accuracy_guess", "parse_failure", "score_zeroed", "score_shuffled", "score_inverted")
 
 def _with_interval(name, x):
     "Mean of (seeds, instances) in a column of that name, and its interval."
@@ -125,14 +127,18 @@ def _standing(looks):
 
 def _looks(records, budget):
     "(ablation, value, serializer) -> seed -> what was seen, and the record."
-    grouped = {}
-    for r in records: grouped.setdefault(_key(r["cell"]), {})[r["cell"]["seed"]] = r
+    grouped, forms = {}, ranking(records, records[0]["cell"]["task"]) if records else []
+    for r in records: grouped.setdefault(_key(r["cell"], forms), {})[r["cell"]["seed"]] = r
     def seen(by_seed):
         found = {seed: (look_at(r, budget), r) for seed, r in sorted(by_seed.items()) if "points" in r}
         return {seed: (look, r) for seed, (look, r) in found.items() if look}
     return {key: seen(by_seed) for key, by_seed in grouped.items()}
 
-def _key(cell): return cell["ablation"], cell["value"], cell["serializer"].split()[0]
+def _key(cell, forms):
+    "What is changed, to what, and the form: of an ablation the best one of that name, which it was made from."
+    if not cell["ablation"]: return "", cell["value"], cell["serializer"]
+    name = cell["serializer"].split()[0]
+    return cell["ablation"], cell["value"], next((form for form in forms if form.split()[0] == name), name)
 
 # %% ../../nbs/experiments/03_study_table.ipynb #89e67436
 def _budget(records):
@@ -140,7 +146,7 @@ def _budget(records):
     seconds = {}
     for r in records:
         if "points" not in r or r["cell"]["ablation"]: continue
-        seconds.setdefault(_key(r["cell"]), []).append(r["points"][-1]["cpu_seconds"])
+        seconds.setdefault(r["cell"]["serializer"], []).append(r["points"][-1]["cpu_seconds"])
     return min((float(np.mean(s)) for s in seconds.values()), default=math.nan)
 
 def _rows(looks):
@@ -170,6 +176,26 @@ def study_table(
         for view, budget in zip(VIEWS, (None, _budget(records))):
             rows += [{"task": task, "view": view, **row} for row in _rows(_looks(records, budget))]
     return pd.DataFrame(rows)
+
+# %% ../../nbs/experiments/03_study_table.ipynb #a1f0c3d3
+def onset(
+    cells: str | Path | list[dict[str, Any]],  # folder or file of a study, or what `load_cells` gives
+    task: str,  # which of its tasks
+) -> pd.DataFrame:  # a row a form and change, a column a number of windows: mean score over seeds and instances
+    "Scores by the windows that a model had been trained on; NaN where it was not looked at."
+    cells = cells if isinstance(cells, list) else load_cells(cells)
+    records = [r for r in cells if r["cell"]["task"] == task and "points" in r]
+    found, forms = {}, ranking(records, task)
+    for r in records:
+        ablation, value, form = _key(r["cell"], forms)
+        steps, batch = (r["cell"]["training"][k] for k in ("max_steps", "per_device_train_batch_size"))
+        for share, point in zip(POINTS, r["points"]):
+            row = found.setdefault((form, ablation, value), {})
+            row.setdefault(round(share * steps) * batch, []).append(np.mean(point["scores"]))
+    rows = {key: {n: float(np.mean(scores)) for n, scores in row.items()} for key, row in found.items()}
+    index = pd.MultiIndex.from_tuples(rows, names=["serializer", "ablation", "value"])
+    table = pd.DataFrame([*rows.values()], index=index)
+    return table.reindex(columns=sorted(table.columns)).rename_axis(columns="windows")
 
 # %% ../../nbs/experiments/03_study_table.ipynb #6c4c06ca
 COLORS = dict(zip(FIELDS, ("#8d96a3", "#d1495b", "#edae49", "#00798c", "#d8dee6")))
