@@ -6,10 +6,10 @@ Docs: https://ad-distill.github.io/ad_distill/data/dataset.html.md"""
 
 # %% auto #0
 __all__ = ['Returns', 'Arrange', 'CHOICES', 'ABLATIONS', 'FORMATS', 'PADDING', 'check_count', 'check_share', 'in_order', 'Draw',
-           'Strided', 'distinct', 'Leap', 'Scattered', 'by_history', 'Sorted', 'Ranked', 'Ablation', 'ShuffledEpisodes',
-           'ZeroedRewards', 'InvertedRewards', 'window_rows', 'ShuffledRewards', 'Windows', 'windows_of',
-           'window_settings', 'WindowBatch', 'TrajectoryDataset', 'collate', 'dataset_for', 'some_rewards',
-           'reward_values', 'reward_scale']
+           'Strided', 'distinct', 'Leap', 'Scattered', 'by_history', 'Sorted', 'Ranked', 'Queried', 'Ablation',
+           'ShuffledEpisodes', 'ZeroedRewards', 'InvertedRewards', 'window_rows', 'ShuffledRewards', 'Windows',
+           'improvement', 'history_weights', 'windows_of', 'window_settings', 'WindowBatch', 'TrajectoryDataset',
+           'collate', 'dataset_for', 'some_rewards', 'reward_values', 'reward_scale']
 
 # %% ../../nbs/data/04_dataset.ipynb #75762604
 import inspect
@@ -69,6 +69,7 @@ class Draw:
     seed: int = 0  # decides which
     returns: Returns | None = None  # for those who sort
     arrange: Arrange = in_order  # what becomes of the order of the episodes in windows
+    weight: np.ndarray | None = None  # (h,) how often each history is drawn, in any unit; None: all alike
 
     def rng(self,
         stream: int,  # a number for each purpose
@@ -86,9 +87,14 @@ def histories(self: Draw,
     "Draw histories among those that are long enough."
     size = self.high - self.low  # (h,)
     fits = np.flatnonzero(size >= span)
-    if len(fits): return rng.choice(fits, self.n)
+    if len(fits): return rng.choice(fits, self.n, p=self._chances(fits))
     raise UserError(f"windows of {what} span {span} episodes, but the longest history has {int(size.max(initial=0))} "
                     "to offer; choose fewer episodes or a smaller stride")
+
+@patch
+def _chances(self: Draw, fits):
+    if self.weight is None: return None
+    return self.weight[fits] / self.weight[fits].sum()  # (fitting,)
 
 # %% ../../nbs/data/04_dataset.ipynb #0b4603a9
 @dataclass(frozen=True)
@@ -252,6 +258,27 @@ class Ranked:
             episode[here] = by_return[rank[here]]
         return history, episode
 
+# %% ../../nbs/data/04_dataset.ipynb #d1a0c0e2
+@dataclass(frozen=True)
+class Queried:
+    "Episodes from anywhere in any order, then one of the history's end, which alone is learnt (DPT)."
+    jump_to: float = 0.1  # the end, as a share of the history (or the part of it)
+
+    def __post_init__(self): check_share("jump_to", self.jump_to)
+
+    def draw(self,
+        asked: Draw,  # what is asked for
+    ) -> tuple[np.ndarray, np.ndarray]:  # (n,) history; (n, e) its episodes
+        "Draw a history for each window, the episode that is learnt, then others."
+        rng, last = asked.rng(7), asked.episodes - 1
+        history = _any_history(asked)  # (n,)
+        low, size = asked.low[history, None], (asked.high - asked.low)[history, None]  # (n, 1)
+        tail = np.maximum(1, np.ceil(size * self.jump_to)).astype(int)  # (n, 1)
+        learnt = size - 1 - (rng.random(size.shape) * tail).astype(int)  # (n, 1)
+        read = distinct(np.sort(rng.random((asked.n, last)), 1), size - 1, last)  # (n, e - 1)
+        read += read >= learnt  # it is not among them
+        return history, low + np.hstack([rng.permuted(read, axis=1), learnt])
+
 # %% ../../nbs/data/04_dataset.ipynb #aa0e6c0f
 class Ablation:
     "Something that is taken from windows. This one takes nothing."
@@ -329,7 +356,7 @@ class ShuffledRewards(Ablation):
         return np.take_along_axis(reward, row, 1)
 
 # %% ../../nbs/data/04_dataset.ipynb #a46579a7
-CHOICES = (Strided, Leap, Scattered, Sorted, Ranked)  # of the episodes of a window
+CHOICES = (Strided, Leap, Scattered, Sorted, Ranked, Queried)  # of the episodes of a window
 ABLATIONS = {  # by the name of the setting
     "shuffle_episodes": ShuffledEpisodes(),
     "zero_rewards": ZeroedRewards(),
@@ -342,9 +369,10 @@ ABLATIONS = {  # by the name of the setting
 class Windows:
     "How windows are cut from histories."
     episodes: int = 10  # episodes of a window
-    choice: Strided | Leap | Scattered | Sorted | Ranked = Strided()  # which episodes of a history it takes
+    choice: Strided | Leap | Scattered | Sorted | Ranked | Queried = Strided()  # which episodes of a history it takes
     part: tuple[float, float] = (0., 1.)  # which part of every history; (0.9, 1.) is the expert's last tenth only
     ablations: tuple[Ablation, ...] = ()  # what is taken from them
+    weigh: bool = False  # histories that improve more, and more steadily, are met more often: see `improvement`
 
     def __post_init__(self):
         object.__setattr__(self, "part", tuple(self.part))
@@ -355,19 +383,29 @@ class Windows:
             raise UserError(f"the episodes of a window are one of {names}, such as Strided(25), not {self.choice!r}")
         if not 0 <= self.part[0] < self.part[1] <= 1:
             raise UserError(f"part is a stretch of the history such as (0.9, 1.0), not {self.part}")
+        if type(self.weigh) is not bool: raise UserError(f"weigh: {self.weigh!r} came, expected true or false")
         self._check_leap()
         self._check_ablations()
 
-    @property
-    def sorted(self) -> bool:  # whether episodes stand in the order of their returns
-        return isinstance(self.choice, (Sorted, Ranked))
+# %% ../../nbs/data/04_dataset.ipynb #d1a0c0eb
+@patch(as_prop=True)
+def sorted(self: Windows) -> bool:
+    "Whether episodes stand in the order of their returns."
+    return isinstance(self.choice, (Sorted, Ranked))
+
+@patch(as_prop=True)
+def learns_last(self: Windows) -> bool:
+    "Whether only the last episode of a window is learnt."
+    return isinstance(self.choice, Queried)
 
 # %% ../../nbs/data/04_dataset.ipynb #4797e72f
 @patch
 def _check_leap(self: Windows):
     choice = self.choice.of if isinstance(self.choice, Sorted) else self.choice
-    if isinstance(choice, Leap) and choice.jump and self.episodes < 2:
+    if self.episodes > 1: return
+    if isinstance(choice, Leap) and choice.jump:
         raise UserError(f"a window that jumps has at least 2 episodes, not {self.episodes}")
+    if self.learns_last: raise UserError(f"a window with a question has at least 2 episodes, not {self.episodes}")
 
 @patch
 def _check_ablations(self: Windows):
@@ -382,6 +420,24 @@ def _check_ablations(self: Windows):
     for other in ("shuffle_rewards", "invert_rewards"):
         if {"zero_rewards", other} <= given:
             raise UserError(f"zero_rewards leaves nothing for {other}; choose one of them")
+
+# %% ../../nbs/data/04_dataset.ipynb #d1a0c0e5
+def improvement(
+    returns: np.ndarray,  # (e,) of a history, in learning order
+) -> float:  # in units of return; 0 for one that does not improve
+    "How much a history improves from its first tenth to its last, times how steadily: rises as a share of all changes."
+    means = np.array([tenth.mean() for tenth in np.array_split(returns, min(10, len(returns)))])
+    change = np.nan_to_num(np.diff(means))  # what is not known is no improvement
+    total = np.abs(change).sum()
+    return float(max(0., change.sum()) * change.clip(0).sum() / total) if total else 0.
+
+def history_weights(
+    returns: Returns,  # of a history
+    n: int,  # histories
+) -> np.ndarray:  # (h,) none of them 0
+    "The improvement of each history, at least a tenth of the mean; all alike where none improves."
+    found = np.array([improvement(returns(h)) for h in range(n)])
+    return np.maximum(found, found.mean() / 10) if found.any() else np.ones(n)
 
 # %% ../../nbs/data/04_dataset.ipynb #c5cfd5f2
 @patch
@@ -398,11 +454,12 @@ def lay(self: Windows,
     n_episodes: np.ndarray,  # (h,) episodes of each history
     n: int,  # how many windows
     seed: int,  # decides which
-    returns: Returns | None = None,  # windows that are sorted need them
+    returns: Returns | None = None,  # windows that are sorted or weighed need them
 ) -> tuple[np.ndarray, np.ndarray]:  # (n,) history; (n, e) its episodes, as they are read
     "Draw windows."
     low, high = (np.floor(np.asarray(n_episodes) * share).astype(int) for share in self.part)  # (h,)
-    return self.choice.draw(Draw(n, self.episodes, low, high, seed, returns, self.arrange))
+    weight = history_weights(returns, len(low)) if self.weigh else None  # (h,)
+    return self.choice.draw(Draw(n, self.episodes, low, high, seed, returns, self.arrange, weight))
 
 # %% ../../nbs/data/04_dataset.ipynb #15d8d151
 def windows_of(
@@ -421,19 +478,29 @@ def windows_of(
     skip: float = 0.6,  # sort and scatter leave out the worst of a history: a random share, at most so much
     invert_rewards: bool = False,  # ablation: 1 - reward instead of every reward
     jitter: bool = False,  # any one episode of every k in turn, instead of every k-th
+    query: bool = False,  # episodes from anywhere in any order, then one of the end, which alone is learnt (DPT)
+    weigh: bool = False,  # histories that improve more, and more steadily, are met more often
 ) -> Windows:
     "Windows by flat settings, as commands and files have them."
     wanted = dict(shuffle_episodes=shuffle_episodes, zero_rewards=zero_rewards, shuffle_rewards=shuffle_rewards,
                   invert_rewards=invert_rewards)
     ablations = tuple(ABLATIONS[name] for name, want in wanted.items() if want)
-    strided, ranked = Strided(stride, from_start, jitter), Ranked(skip)
-    leap = Leap(jump, jump_from, jump_to, strided)
-    if scatter and jump:
-        raise UserError("scatter and jump both say where the episodes of a window come from; choose one of them")
+    flat = dict(jump=jump, jump_from=jump_from, jump_to=jump_to, scatter=scatter, sort=sort, skip=skip, query=query)
+    return Windows(episodes, _choice_of(Strided(stride, from_start, jitter), **flat), part, ablations, weigh)
+
+# %% ../../nbs/data/04_dataset.ipynb #d1a0c0ec
+def _choice_of(strided, jump, jump_from, jump_to, scatter, sort, skip, query):
+    "Which episodes a window takes, by flat settings."
+    ranked, leap = Ranked(skip), Leap(jump, jump_from, jump_to, strided)
+    said = [name for name, value in dict(query=query, scatter=scatter, jump=jump).items() if value]
+    if query and sort: said.append("sort")
+    if len(said) > 1:
+        where = "say where the episodes of a window come from"
+        raise UserError(f"{' and '.join(said)} both {where}; choose one of them")
+    if query: return Queried(jump_to)
+    if scatter: return ranked if sort else Scattered()
     choice = leap if jump else strided
-    if scatter: choice = ranked if sort else Scattered()
-    elif sort: choice = Sorted(choice)
-    return Windows(episodes, choice, part, ablations)
+    return Sorted(choice) if sort else choice
 
 # %% ../../nbs/data/04_dataset.ipynb #6456b17a
 def window_settings() -> dict[str, tuple[Any, str]]:  # name -> (default, meaning)
@@ -450,14 +517,17 @@ def _choice_settings(choice):
         case Scattered(): return dict(scatter=True)
         case Sorted(of): return dict(sort=True, **_choice_settings(of))
         case Ranked(skip): return dict(scatter=True, sort=True, skip=skip)
+        case Queried(tail): return dict(query=True, jump_to=tail)
 
 @patch(as_prop=True)
 def settings(self: Windows) -> dict[str, Any]:
     "The flat settings: `windows_of(**windows.settings)` are the same windows."
     defaults = {name: default for name, (default, _) in window_settings().items()}
     ablated = {name: ablation in self.ablations for name, ablation in ABLATIONS.items()}
-    flat = {**defaults, "episodes": self.episodes, "part": self.part, **_choice_settings(self.choice), **ablated}
-    return {k: v for k, v in flat.items() if v or k not in ("invert_rewards", "jitter")}  # files are older than these
+    own = {"episodes": self.episodes, "part": self.part, "weigh": self.weigh}
+    flat = {**defaults, **own, **_choice_settings(self.choice), **ablated}
+    later = ("invert_rewards", "jitter", "query", "weigh")  # files are older than these
+    return {k: v for k, v in flat.items() if v or k not in later}
 
 # %% ../../nbs/data/04_dataset.ipynb #52604964
 FORMATS = ("rl", "language")  # formats that a data set can be read in
@@ -480,8 +550,8 @@ class WindowBatch(Sequence):
 # %% ../../nbs/data/04_dataset.ipynb #df1a7b31
 class TrajectoryDataset(Dataset):
     """Windows of stored histories. An item of format "rl" holds state (t, *s), action (t, *a), reward (t,), logprob
-    (t,), done (t,) and mask (t,); one of format "language" input_ids, attention_mask, labels and field (an index into
-    `FIELDS`), all (l,)."""
+    (t,), done (t,) and mask (t,), and learnt (t,) where that is the last episode alone; one of format "language"
+    input_ids, attention_mask, labels and field (an index into `FIELDS`), all (l,)."""
     def __init__(self,
         store: Store,  # histories
         format: str = "rl",  # "rl": tensors of numbers; "language": tokens of text
@@ -571,6 +641,7 @@ def _rows(self: TrajectoryDataset, indices):
     row, mask, done = window_rows(self.store.episode_start[episode], self.store.episode_lengths[episode])  # (b, t)
     return self.store.gather(COLUMNS[:4], self.history[indices][:, None], row), mask, done
 
+# %% ../../nbs/data/04_dataset.ipynb #d1a0c0ed
 @patch
 def _numbers(self: TrajectoryDataset, indices):
     "A batch of format \"rl\"."
@@ -578,7 +649,13 @@ def _numbers(self: TrajectoryDataset, indices):
     if self.windows.ablations:
         length = self.store.episode_lengths[self.store_episodes(indices)]  # (b, e)
         columns["reward"] = self._ablated(columns["reward"], length, indices)  # (b, t)
-    return {**columns, "done": done, "mask": mask}
+    learnt = {"learnt": _last_episode(mask, done)} if self.windows.learns_last else {}
+    return {**columns, "done": done, "mask": mask, **learnt}
+
+def _last_episode(mask, done):
+    "Where the last episode of each window is: (b, t) bool."
+    before = np.cumsum(done, 1) - done  # (b, t) episodes that have ended
+    return mask & (before == done.sum(1, keepdims=True) - 1)
 
 # %% ../../nbs/data/04_dataset.ipynb #a0c4d04e
 @patch
@@ -631,22 +708,22 @@ def text(self: TrajectoryDataset,
 
 @patch
 def _kept(self: TrajectoryDataset, indices):
-    "Ids and fields of windows of tokens that are kept beside the store, and the mask: (b, l) each."
+    "Ids, fields, mask (b, l) of windows of tokens that are kept beside the store; the length of each episode (b, e)."
     episode = self.store_episodes(indices)  # (b, e)
     start, stop = self.tokens.offset[episode], self.tokens.offset[episode + 1]  # (b, e)
     row, mask, _ = window_rows(start, stop - start)  # (b, l)
-    return self.tokens.ids[row], self.tokens.field[row], mask
+    return self.tokens.ids[row], self.tokens.field[row], mask, stop - start
 
 # %% ../../nbs/data/04_dataset.ipynb #658afc4b
 @patch
 def _written(self: TrajectoryDataset, indices):
-    "Ids and fields of windows that are written anew, and the mask: (b, l) each."
+    "Ids, fields and mask (b, l) of windows that are written anew; the length of each episode (b, e)."
     written = [self.stream.encode(self.trajectories(i)) for i in indices]
     size = np.array([[len(ids)] for ids, _, _ in written])  # (b, 1)
     self._check_fits(size.max())
     row, mask, _ = window_rows(np.cumsum(size)[:, None] - size, size)  # (b, l)
     ids, field = (np.concatenate([one[k] for one in written]) for k in (0, 1))  # (all tokens,)
-    return ids[row], field[row], mask
+    return ids[row], field[row], mask, np.stack([sizes for _, _, sizes in written])
 
 @patch
 def _begun(self: TrajectoryDataset, ids, field, mask):
@@ -655,16 +732,23 @@ def _begun(self: TrajectoryDataset, ids, field, mask):
     def behind(x, first): return np.pad(x, ((0, 0), (1, 0)), constant_values=first)  # (b, 1 + l)
     return behind(ids, self.bos), behind(field, PADDING["field"]), behind(mask, True)
 
+# %% ../../nbs/data/04_dataset.ipynb #d1a0c0ee
 @patch
 def _text(self: TrajectoryDataset, indices):
     "A batch of format \"language\"."
     kept = {ShuffledEpisodes(), ZeroedRewards()}  # other ablations change what is written
     read = self._kept if kept.issuperset(self.windows.ablations) else self._written
-    ids, field, mask = self._begun(*read(indices))  # (b, l)
+    *written, sizes = read(indices)
+    ids, field, mask = self._begun(*written)  # (b, l)
     ids, field = ids.astype(np.int64), field.astype(np.int64)  # (b, l)
-    labels = np.where(mask, ids, PADDING["labels"])  # (b, l)
+    learnt = mask if not self.windows.learns_last else mask & _last_tokens(mask, sizes[:, -1:])  # (b, l)
+    labels = np.where(learnt, ids, PADDING["labels"])  # (b, l)
     field = np.where(mask, field, PADDING["field"])  # (b, l)
     return dict(input_ids=np.where(mask, ids, 0), attention_mask=mask.astype(np.int64), labels=labels, field=field)
+
+def _last_tokens(mask, n):
+    "The last `n` (b, 1) places of each window that are no padding: (b, l)."
+    return np.arange(mask.shape[1]) >= mask.sum(1, keepdims=True) - n
 
 # %% ../../nbs/data/04_dataset.ipynb #91e8f0af
 @patch

@@ -50,7 +50,7 @@ def reward_accuracy(
     if not model.settings.loss_weights["reward"]: return {}
     items = dataset.__getitems__(list(range(min(n, len(dataset)))))
     batch = {k: v.to(model.device) for k, v in collate(items).items()}  # (b, t, ...)
-    known = batch.pop("mask") & ~torch.isnan(batch["reward"])  # (b, t)
+    known = batch.pop("mask") & batch.pop("learnt", True) & ~torch.isnan(batch["reward"])  # (b, t)
     predicted = model.predict_reward(**batch)[known].float()  # (k,)
     actual = batch["reward"][known].float()  # (k,)
     return reward_figures(predicted, actual, few=bool(model.settings.reward_values))

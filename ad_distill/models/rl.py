@@ -543,10 +543,12 @@ def forward(self: RLModel,
     logprob: Tensor,  # (b, t) float, NaN where it is not known
     done: Tensor,  # (b, t) bool
     mask: Tensor | None = None,  # (b, t) bool, False for padding, which stands at the end; None: there is none
+    learnt: Tensor | None = None,  # (b, t) bool, what the loss is of; None: everything but padding
 ) -> dict[str, Tensor]:  # "loss" (a scalar), and "loss_action", "loss_state", ... of the heads that are trained
     "Mean negative log likelihood of every head, weighted into one; of real numbers half the squared error."
     h = self.hidden(state, action, reward, logprob, done)  # (b, t, width)
     valid = torch.ones_like(done) if mask is None else mask
+    if learnt is not None: valid = valid & learnt
     losses = {"action": -_mean(self.action_head.log_prob(self.action_head(h), action), valid)}
     losses |= self._outcome_losses(h, state, action, reward, logprob, valid)
     total = sum(self.settings.loss_weights[k] * v for k, v in losses.items())
