@@ -11,7 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 NBS = ROOT / "nbs"
-GUIDES = ("ten_minutes", "own_task", "gymnasium", "rlhf_logs", "serializer", "scale", "reading_results")
+GUIDES = ("ten_minutes", "own_task", "gymnasium", "rlhf_logs", "own_rlhf", "serializer", "scale", "reading_results")
 PAGES = ("commands", "reference", "glossary", "open_questions")
 EXPERIMENTS = ("darkroom", "bandit", "sentiment", "serializers", "cartpole", "lunarlander")
 FIRST = "Start"  # these pages stand above all sections, and are always seen; the sections are folded

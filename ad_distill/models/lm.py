@@ -9,6 +9,7 @@ __all__ = ['FORMAT', 'VERSION', 'DTYPES', 'LMSettings', 'small_lm', 'pretrained_
 
 # %% ../../nbs/30_models_lm.ipynb #57ae33db
 import inspect
+import warnings
 from dataclasses import asdict, dataclass, field
 from numbers import Integral, Real
 from pathlib import Path
@@ -167,7 +168,9 @@ def _with_lora(lm, rank):
     try: from peft import LoraConfig, get_peft_model
     except ImportError as e: raise UserError("LoRA needs peft: pip install 'ad_distill[lora]'") from e
     config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
-    return get_peft_model(lm, config)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft asks by a name that transformers is about to drop
+        return get_peft_model(lm, config)
 
 # %% ../../nbs/30_models_lm.ipynb #26979c48
 class LMModel(nn.Module):
