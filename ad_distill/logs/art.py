@@ -61,19 +61,21 @@ def _trajectories(file, problems):
     return _of_groups(json_lines(file, problems))
 
 # %% ../../nbs/logs/13_art.ipynb #287117b4
-def _item(x):
-    "A message of a trajectory, and whether it was cut off. A choice holds its message."
-    if not isinstance(x, dict): return message_of(x), False
-    if isinstance(x.get("message"), dict):
-        return message_of(x["message"], by_model=True), x.get("finish_reason") == "length"
-    said = {k: v for k, v in x.items() if k != "trainable"} if "trainable" in x else x
-    return message_of(said, by_model=x.get("trainable") is True), False
+def _message(x):
+    "A message of a trajectory. A choice holds its message, which is the model's."
+    if isinstance(x, dict) and isinstance(said := x.get("message"), dict): return message_of(said, True)
+    if not isinstance(x, dict) or "trainable" not in x: return message_of(x)
+    return message_of({k: v for k, v in x.items() if k != "trainable"}, x["trainable"] is True)
 
 def _rollout(trajectory, step, group):
-    items = [_item(x) for x in list_in(trajectory, _CHOICES if _CHOICES in trajectory else "messages")]
-    more = {k: trajectory[k] for k in ("metrics", "metadata") if trajectory.get(k)}
-    return conversation_rollout([m for m, _ in items], score=number_in(trajectory, "reward"), iteration=step,
-                                ended=not any(cut for _, cut in items[-1:]), more={"group": group, **more})
+    said = list_in(trajectory, _CHOICES if _CHOICES in trajectory else "messages")
+    more = {"group": group}
+    for k in ("metrics", "metadata"):
+        if trajectory.get(k): more[k] = trajectory[k]
+    r, last = conversation_rollout([*map(_message, said)]), said[-1]
+    cut_off = isinstance(last, dict) and "message" in last and last.get("finish_reason") == "length"
+    r.score, r.iteration, r.ended, r.more = number_in(trajectory, "reward"), step, not cut_off, more
+    return r
 
 # %% ../../nbs/logs/13_art.ipynb #dcf1b802
 @register_reader("art")
@@ -89,11 +91,11 @@ class Art(RowReader):
         n = empty = 0
         try:
             for n, (group, trajectory) in enumerate(_trajectories(file, problems), 1):
-                empty += trajectory is None
-                if trajectory is None: continue
-                try: r = _rollout(trajectory, step, group)
+                if trajectory is None:
+                    empty += 1
+                    continue
+                try: yield _rollout(trajectory, step, group)
                 except SPOILT as e: problems.bad(f"{file}: trajectory {n}: {self.why(e)}", rollouts=1)
-                else: yield r
         except CutOff as e: problems.bad(f"{file} is damaged after {n} trajectories: {e.why}", files=1)
         if empty: problems.note(f"{file}: {empty} groups hold no trajectory, as where all of them failed")
 

@@ -9,7 +9,7 @@ __all__ = ['reward_names', 'MsSwift']
 
 # %% ../../nbs/logs/09_ms_swift.ipynb #20dfa7c1
 import dataclasses, functools, math, re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 from fastcore.basics import patch
 
 from .core import LogFiles, Problems, Run, register_reader
-from .rows import UNREADABLE, BatchReader, json_lines, number_in, opened_log, text_in
+from .rows import UNREADABLE, BatchReader, json_lines, number_in, opened_log, text_in, text_rollout
 from ..registry import UserError, nearest
 from ..rlhf.rollouts import Rollout
 
@@ -25,15 +25,26 @@ from ..rlhf.rollouts import Rollout
 _STEP = re.compile(rb'\s*\{"step":\s*\["?(\d{1,15})"?[\],]')  # how a line begins
 _BEGINNING, _PART = 256, 2 ** 16  # bytes of a line: to find its step in, and to pass over at once
 
+def _beginnings(file):
+    "The first bytes of each line of a file."
+    head = b""
+    with opened_log(file) as f:
+        while part := f.read(_PART):
+            start = 0
+            while (end := part.find(b"\n", start)) >= 0:
+                yield head + part[start:min(end, start + _BEGINNING)]
+                head, start = b"", end + 1
+            head = (head + part[start:start + _BEGINNING])[:_BEGINNING]
+    if head: yield head
+
+# %% ../../nbs/logs/09_ms_swift.ipynb #761b5152
 def _steps_of_lines(file):
     "The step with which each line of a file begins; infinite where it cannot be told."
     found = []
     try:
-        with opened_log(file) as f:
-            while part := f.readline(_BEGINNING):
-                match = _STEP.match(part)
-                found.append(int(match[1]) if match else math.inf)
-                while part and not part.endswith(b"\n"): part = f.readline(_PART)
+        for beginning in _beginnings(file):
+            match = _STEP.match(beginning)
+            found.append(int(match[1]) if match else math.inf)
     except UNREADABLE: pass  # it is said when the lines are read
     return found
 
@@ -63,18 +74,23 @@ def _number_list(text, names):
     if len(weights) == len(names): return dict(zip(names, weights))
     raise UserError(f"weights: {len(weights)} came for {len(names)} rewards ({', '.join(names)})")
 
-@functools.lru_cache(64)
 def _weights(names, columns, weights):
     "The columns that make the score, with their weights."
-    picked = [name.strip() for name in columns.split(",")] if columns else reward_names([*names])
+    picked = [name.strip() for name in columns.split(",")] if columns else reward_names(names)
     return _number_list(weights, picked)
 
-@functools.lru_cache(64)
-def _others(names): return [name for name in names if name not in ("step", "prompt", "completion")]
-
+# %% ../../nbs/logs/09_ms_swift.ipynb #d9dbae90
 def _step_of(x):
     if isinstance(x, str) and x.isdecimal() and len(x) <= 15: return int(x)
     raise UserError(f"its step is {str(x)[:40]!r}, expected the number of a step")
+
+def _paid(row, weights):
+    "The weighted sum of the rewards of a row; NaN where no function applies."
+    given = []
+    for name, weight in weights.items():
+        paid = number_in(row, name) * weight
+        if paid == paid: given.append(paid)  # NaN does not
+    return math.fsum(given) if given else math.nan
 
 # %% ../../nbs/logs/09_ms_swift.ipynb #a9b26d6e
 @register_reader("ms_swift")
@@ -92,15 +108,14 @@ class MsSwift(BatchReader):
         "ms-swift: completions of evaluations, if there were any, stand among those of the training",
         "ms-swift: the log does not say which completions were cut off: how they ended stays unknown")
 
-    def rollout(self, row: dict[str, Any], step: int) -> list[Rollout]:
-        names = tuple(row)
-        weights = _weights(names, self.columns, self.weights)
-        paid = [number_in(row, name) * weight for name, weight in weights.items()]
-        given, at = [x for x in paid if not math.isnan(x)], _step_of(row["step"])
-        more = {k: row[k] for k in _others(names)}
-        score = math.fsum(given) if given else math.nan
-        return [Rollout(text_in(row, "prompt"), text_in(row, "completion"), score=score, ended=None,
-                        iteration=at, optimizer_step=max(at - 1, -1), more=more)]
+    def reading(self, batch: dict[str, Any], step: int) -> Callable[[dict[str, Any]], list[Rollout]]:
+        return functools.partial(self._rollout, _weights([*batch], self.columns, self.weights))
+
+    def _rollout(self, weights, row):
+        score = _paid(row, weights)
+        at, prompt, completion = _step_of(row["step"]), text_in(row, "prompt"), text_in(row, "completion")
+        del row["step"], row["prompt"], row["completion"]
+        return [text_rollout(prompt, completion, score, at, at - 1, row)]
 
 # %% ../../nbs/logs/09_ms_swift.ipynb #cdc16662
 @patch
@@ -129,7 +144,7 @@ def make_run(self: MsSwift,
     "A run whose files were found, and what makes its score."
     run = super(MsSwift, self).make_run(found, problems)
     _, first = next(json_lines(run.files[0], Problems(skip=True)), (0, {}))
-    weights = _weights(tuple(first), self.columns, self.weights)
+    weights = _weights([*first], self.columns, self.weights)
     for name in weights if first else ():
         if name not in first: raise UserError(nearest(name, [*first], f"column of {run.files[0]}"))
     terms = [name if weight == 1 else f"{weight:g} {name}" for name, weight in weights.items()]
