@@ -47,6 +47,7 @@ CASES = [
     Case("art", "art_yaml", [(ASKED, FOX, 0.6, 7), (ASKED, SAD, 0.1, 7)]),
     Case("art", "art_jsonl", [(ASKED, FOX, 0.6, 7), (ASKED, SAD, 0.1, 7)]),
     Case("art", "art_parquet", [(ASKED, FOX, 0.6, 7), (ASKED, SAD, 0.1, 7)]),
+    Case("art", "art_parquet2", [(ASKED, FOX, 0.6, 7), (ASKED, SAD, 0.1, 7)]),
     Case("rllm", "rllm", [(ASKED, FOX, 0.6, 7)]),
     Case("areal", "areal", [("1 15 27 9 2", "31 8 44 3", 0.6, 7)]),
     Case("roll", "roll", [(ASKED, FOX, 0.6, 7), (ASKED, SAD, 0.1, 7)]),
@@ -192,6 +193,85 @@ def test_yaml_that_is_none_is_one_line(tmp_path):
     for text in ("- [", "a: 1", "- a: 1", "- trajectories: [1]", "!!python/object/apply:os.getcwd []"):
         file.write_text(text)
         assert outcome(Case("art", "", []), tmp_path / "log") is None
+
+
+def art_trajectory(folder, change, name="0007.parquet"):
+    "A log of one trajectory of format 2, changed."
+    (file,) = (LOGS / "art_parquet2").rglob("*.parquet")
+    table = pq.read_table(file)
+    row = table.to_pylist()[0]
+    held = json.loads(row["trajectory_json"])
+    change(held, row)
+    row["trajectory_json"] = json.dumps(held)
+    where = folder / "trajectories/train" / name
+    where.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist([row], schema=table.schema), where)
+    return folder
+
+
+def two_turns(held, row, prompt=(1, 15, 27, 9, 2, 31, 8, 44, 3, 5)):
+    "A second turn."
+    said = held["messages_and_choices"]
+    choice = json.loads(json.dumps(said[1])) | {"token_ids": [6, 3], "prompt_token_ids": [*prompt], "logprobs": None}
+    said += [{"role": "tool", "content": "It rains."}, choice | {"finish_reason": "length"}]
+
+
+def test_tokens_of_art(tmp_path):
+    "Tokens, logprobs and masks of format 2; they go into the store."
+    a, b = read(Case("art", "", []), LOGS / "art_parquet2")
+    assert (a.prompt_ids, a.completion_ids, a.logprobs) == (IDS, [31, 8, 44, 3], [-0.7, -1.1, -0.2, -0.05])
+    assert (b.prompt_ids, b.completion_ids) == (IDS, [7, 8, 45, 46, 3]) and a.ended and b.ended
+    store, _ = import_log("art", LOGS / "art_parquet2", tmp_path / "store")
+    assert [e.action.tolist() for e in store[0]] == [a.completion_ids, b.completion_ids]
+    assert store[0][0].logprob.tolist() == pytest.approx(a.logprobs)
+    (r,) = read(Case("art", "", []), art_trajectory(tmp_path / "turns", two_turns))
+    assert r.completion_ids == [31, 8, 44, 3, 5, 6, 3] and r.mask == [True] * 4 + [False, True, True] and not r.ended
+    assert [math.isnan(x) for x in r.logprobs] == [False] * 4 + [True] * 3
+    (r,) = read(Case("art", "", [], {"text": True}), art_trajectory(tmp_path / "turns", two_turns))
+    assert r.completion_ids is None and r.messages[-1].by_model
+    (r,) = read(Case("art", "", []), art_trajectory(tmp_path / "none", no_tokens))
+    assert r.completion_ids is None and r.score == 0
+
+
+def no_tokens(held, row):
+    "Neither tokens nor a reward, which is left out where it is 0."
+    del held["messages_and_choices"][1]["token_ids"], held["reward"]
+    row["reward"] = 0.0
+
+
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        (lambda d, row: two_turns(d, row, [1, 15]), "do not go on where .*-s text 1"),
+        (lambda d, row: d["messages_and_choices"][1]["logprobs"]["content"].pop(), "its logprobs are of other tokens"),
+        (lambda d, row: d.update(reward=0.2), "its reward is 0.6 in one place and 0.2"),
+        (lambda d, row: d.update(exchanges={"messages": [{}]}), "exchanges of messages, expected chat_completions"),
+        (lambda d, row: d.clear(), "its reward is 0.6 in one place and 0.0"),
+    ],
+)
+def test_an_art_trajectory_that_is_none(change, says, tmp_path):
+    with pytest.raises(UserError, match=says) as e:
+        read(Case("art", "", []), art_trajectory(tmp_path, change))
+    assert "\n" not in str(e.value)
+
+
+def test_a_later_format_of_art_is_refused(tmp_path):
+    shutil.copytree(LOGS / "art_parquet2", tmp_path / "log")
+    (file,) = (tmp_path / "log").rglob("*.parquet")
+    pq.write_table(pq.read_table(file).replace_schema_metadata({"art.trajectory_parquet.version": "3"}), file)
+    with pytest.raises(UserError, match="it is of format 3, expected 1 or 2"):
+        read(Case("art", "", []), tmp_path / "log")
+
+
+def test_calls_of_tools_in_the_first_format_of_art(tmp_path):
+    shutil.copytree(LOGS / "art_parquet", tmp_path / "log")
+    (file,) = (tmp_path / "log").rglob("*.parquet")
+    rows = pq.read_table(file).to_pylist()[:1]
+    calls = [{"id": "c", "type": "function", "function": {"name": "add", "arguments": '{"a": 2}'}}]
+    rows[0]["messages"][1]["tool_calls"] = json.dumps(calls)
+    save_rows(file, rows)
+    (r,) = read(Case("art", "", []), tmp_path / "log")
+    assert r.messages[1].tool_calls == [{"name": "add", "arguments": {"a": 2}}] and r.ended is None
 
 
 def test_imported_and_shown(tmp_path):

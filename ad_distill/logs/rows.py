@@ -6,7 +6,8 @@ Docs: https://ad-distill.github.io/ad_distill/logs/rows.html.md"""
 
 # %% auto #0
 __all__ = ['UNREADABLE', 'opened_log', 'parsed_line', 'json_lines', 'number_in', 'text_in', 'list_in', 'step_in', 'text_rollout',
-           'conversation_rollout', 'logged_messages', 'tokens_of', 'RowReader', 'cut_into_rows', 'BatchReader']
+           'conversation_rollout', 'logged_messages', 'tokens_of', 'turn_tokens', 'RowReader', 'cut_into_rows',
+           'BatchReader']
 
 # %% ../../nbs/logs/05_rows.ipynb #08c2ddff
 import gzip, json, math, zlib
@@ -133,8 +134,10 @@ def conversation_rollout(
     **said: Any,  # other fields of `Rollout`
 ) -> Rollout:
     "A rollout of a conversation, with its texts."
-    for n, m in enumerate(messages):
+    n = 0
+    for m in messages:
         if m.by_model: break
+        n += 1
     else: raise UserError("the model wrote no message of it")
     r = Rollout(conversation_text(messages[:n]), conversation_text(messages[n:]))
     r.messages = messages
@@ -176,6 +179,21 @@ def tokens_of(
     if len(logprobs) == len(ids): return {**said, "logprobs": logprobs[n:]}
     if one_turn and len(logprobs) == len(ids) - n: return {**said, "logprobs": logprobs}
     return {**said, "logprobs": _spread(logprobs, mask)[n:]}
+
+# %% ../../nbs/logs/05_rows.ipynb #aa202072
+def turn_tokens(
+    turns: list[tuple[list[int], list[int], list[float] | None]],  # tokens seen, tokens written, logprobs of these
+) -> dict[str, Any]:  # fields of `Rollout`
+    "Tokens of a conversation whose turns have theirs."
+    ids, mask, logprobs = [], [], []
+    for prompt, completion, said in turns:
+        if prompt[:len(ids)] != ids:
+            raise UserError("its turns do not go on where those before them end (-s text 1 reads the text only)")
+        if said is not None and len(said) != len(completion):
+            raise UserError(f"{len(said)} logprobs for {len(completion)} tokens of the model")
+        mask += [False] * (len(prompt) - len(ids)) + [True] * len(completion)
+        ids, logprobs = prompt + completion, logprobs + ([math.nan] * len(completion) if said is None else said)
+    return tokens_of(ids, mask, logprobs if any(said is not None for _, _, said in turns) else None)
 
 # %% ../../nbs/logs/05_rows.ipynb #911e6419
 @dataclass(frozen=True)

@@ -105,6 +105,7 @@ def _texts(r, turns):
 
 def _tokens(r):
     "The tokens of a rollout, and what is kept of it beside."
+    if r.completion_ids is None: raise TypeError("it has no tokens, and the first rollout of the run has some")
     prompt, completion = array("i", r.prompt_ids), array("i", r.completion_ids)
     if not completion: raise TypeError("it has no token at all")
     row = dict(prompt=prompt, prompt_n=array("i", [len(prompt)]), token=completion,
