@@ -274,6 +274,62 @@ def test_calls_of_tools_in_the_first_format_of_art(tmp_path):
     assert r.messages[1].tool_calls == [{"name": "add", "arguments": {"a": 2}}] and r.ended is None
 
 
+def swift(folder, *lines, **settings):
+    "(step, completion) of what is read of a log of ms-swift with such lines, and what is said."
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "completions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    problems = Problems()
+    found = read(Case("ms_swift", "", [], settings), folder, problems)
+    return [(r.iteration, r.completion) for r in found], " ".join(problems.notes)
+
+
+def batch(step, *said, prompt="p"):
+    n = len(said)
+    scores = {"Happy": [0.5] * n, "advantages": [0.0] * n}
+    return {"step": [str(step)] * n, "prompt": [prompt] * n, "completion": [*said], **scores}
+
+
+def test_evaluations_of_ms_swift_are_left_out(tmp_path):
+    "Logged at step 0 and after the batch of the training; what repeats an evaluation is part of it."
+    held = (
+        batch(0, "e"),
+        batch(1, "a"),
+        batch(2, "b"),
+        batch(2, "e", prompt="q"),
+        batch(3, "e", prompt="q"),
+        batch(4, "c"),
+    )
+    found, said = swift(tmp_path, *held)
+    assert found == [(1, "a"), (2, "b"), (4, "c")]
+    assert "2 batches are left out: they were logged at step 0, or second at their step" in said
+    assert "1 batches are left out: they repeat the one before" in said
+    found, said = swift(tmp_path, *held, evaluation=True)
+    assert [text for _, text in found] == ["e", "a", "b", "e", "c"] and "step 0" not in said
+
+
+def test_a_resumed_run_of_ms_swift(tmp_path):
+    "What was made before it stopped is not part of the run, its last step included."
+    found, said = swift(tmp_path, *(batch(*x) for x in ((1, "a"), (2, "lost"), (3, "lost too"), (2, "b"), (3, "c"))))
+    assert found == [(1, "a"), (2, "b"), (3, "c")] and "2 batches are left out: they were made again" in said
+
+
+def test_ms_swift_on_megatron_and_on_ray(tmp_path):
+    "A batch with `gen_step`; a rollout a line, alike ones too."
+    columns = {"gen_step": [0, 0], "prompt": ["p", "p"], "completion": ["a", "b"], "Happy": [0.5, 1.0]}
+    assert swift(tmp_path / "megatron", columns, columns | {"gen_step": [1, 1]})[0] == [
+        (0, "a"),
+        (0, "b"),
+        (1, "a"),
+        (1, "b"),
+    ]
+    row = {"gen_step": 0, "prompt": "p", "completion": "a", "reward": 0.5}
+    found, said = swift(tmp_path / "ray", row, row, row | {"gen_step": 1})
+    assert found == [(0, "a"), (0, "a"), (1, "a")] and "left out" not in said and "score = reward" in said
+    assert readers_for(tmp_path / "ray") == [("ms_swift", "completions.jsonl")]
+    (r, *_) = read(Case("ms_swift", "", []), tmp_path / "ray")
+    assert (r.score, r.optimizer_step) == (0.5, -1)
+
+
 def test_imported_and_shown(tmp_path):
     store, summary = import_log("verl", LOGS / "verl_v1", tmp_path / "store")
     assert summary["rollouts"] == 2 and any("special tokens" in line for line in summary["notes"])

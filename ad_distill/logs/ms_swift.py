@@ -22,7 +22,7 @@ from ..registry import UserError, nearest
 from ..rlhf.rollouts import Rollout
 
 # %% ../../nbs/logs/09_ms_swift.ipynb #da8e1c03
-_STEP = re.compile(rb'\s*\{"step":\s*\["?(\d{1,15})"?[\],]')  # how a line begins
+_STEP = re.compile(rb'\s*\{"(?:gen_)?step":\s*\[?"?(\d{1,15})"?[\],]')  # how a line begins
 _BEGINNING, _PART = 256, 2 ** 16  # bytes of a line: to find its step in, and to pass over at once
 
 def _beginnings(file):
@@ -49,16 +49,17 @@ def _steps_of_lines(file):
     return found
 
 def _made_again(steps):
-    "Numbers of the lines whose step is above that of a line which follows; where it cannot be told it is not."
-    again, lowest = set(), math.inf
-    for number in range(len(steps), 0, -1):
-        step = steps[number - 1]
-        if lowest < step < math.inf: again.add(number)
-        lowest = min(lowest, step)
+    "Numbers of the lines whose steps come again where the steps go back; a step that cannot be told is passed over."
+    again, before = set(), []
+    for number, step in enumerate(steps, 1):
+        if step == math.inf: continue
+        if before and step < before[-1][0]:
+            while before and before[-1][0] >= step: again.add(before.pop()[1])
+        before.append((step, number))
     return again
 
 # %% ../../nbs/logs/09_ms_swift.ipynb #496dabbf
-_OTHERS = {"step", "prompt", "completion", "advantages", "entropy", "solution", "num_turns", "image"}
+_OTHERS = {"step", "gen_step", "prompt", "completion", "advantages", "entropy", "solution", "num_turns", "image"}
 
 def reward_names(
     names: list[str],  # columns, as the log has them
@@ -82,6 +83,7 @@ def _weights(names, columns, weights):
 # %% ../../nbs/logs/09_ms_swift.ipynb #d9dbae90
 def _step_of(x):
     if isinstance(x, str) and x.isdecimal() and len(x) <= 15: return int(x)
+    if type(x) is int and 0 <= x < 10 ** 15: return x
     raise UserError(f"its step is {str(x)[:40]!r}, expected the number of a step")
 
 def _paid(row, weights):
@@ -96,26 +98,33 @@ def _paid(row, weights):
 @register_reader("ms_swift")
 @dataclass(frozen=True)
 class MsSwift(BatchReader):
-    "ms-swift: completions.jsonl, which --log_completions true writes."
+    "ms-swift: completions.jsonl, which --log_completions true writes, on Megatron and Ray too."
     columns: str = ""  # rewards that make the score, with commas between them; empty: all of them
     weights: str = ""  # their weights, with commas between them; empty: 1 each
+    evaluation: bool = False  # keep what looks like the completions of an evaluation
 
     writer: ClassVar[str] = "ms-swift"
     expected: ClassVar[str] = "a file completions.jsonl, in it or in folders in it"
     layouts: ClassVar[dict[str, str]] = {"completions": r"completions\.jsonl"}
-    keys: ClassVar[tuple[tuple[str, ...], ...]] = (("step", "prompt", "completion"),)
+    keys: ClassVar[tuple[tuple[str, ...], ...]] = (
+        ("step", "prompt", "completion"), ("gen_step", "prompt", "completion"))
     caveats: ClassVar[tuple[str, ...]] = (
-        "ms-swift: completions of evaluations, if there were any, stand among those of the training",
+        "ms-swift: completions of an evaluation stand among those of the training where no batch of the training was "
+        "logged at its step",
         "ms-swift: the log does not say which completions were cut off: how they ended stays unknown")
+
+    def required(self, batch: dict[str, Any]) -> tuple[str, ...]: return self.keys["gen_step" in batch]
 
     def reading(self, batch: dict[str, Any], step: int) -> Callable[[dict[str, Any]], list[Rollout]]:
         return functools.partial(self._rollout, _weights([*batch], self.columns, self.weights))
 
     def _rollout(self, weights, row):
         score = _paid(row, weights)
-        at, prompt, completion = _step_of(row["step"]), text_in(row, "prompt"), text_in(row, "completion")
-        del row["step"], row["prompt"], row["completion"]
-        return [text_rollout(prompt, completion, score, at, at - 1, row)]
+        is_update = "step" in row
+        at = _step_of(row.pop("step" if is_update else "gen_step"))
+        prompt, completion = text_in(row, "prompt"), text_in(row, "completion")
+        del row["prompt"], row["completion"]
+        return [text_rollout(prompt, completion, score, at, at - 1 if is_update else -1, row)]
 
 # %% ../../nbs/logs/09_ms_swift.ipynb #cdc16662
 @patch
@@ -123,17 +132,31 @@ def batches(self: MsSwift,
     file: Path,  # of the log
     problems: Problems,  # takes what is wrong
 ) -> Iterator[tuple[int, dict[str, Any]]]:  # number of the line, columns
-    "The batches in a file, without those that were written twice or made again."
-    again, repeated, before = _made_again(_steps_of_lines(file)), 0, None
+    "The batches in a file, without those of evaluations and those that were written twice or made again."
+    steps, repeated, evaluated, before = _steps_of_lines(file), 0, 0, (None, -1)
+    again = _made_again(steps)
     for number, batch in json_lines(file, problems):
         if number in again: continue
-        said = batch.get("prompt"), batch.get("completion")
-        repeated += said == before
-        if said != before: yield number, batch
-        before = said
-    if again: problems.note(f"{file}: {len(again)} batches are left out: they were made again when the run was resumed")
-    if repeated: problems.note(f"{file}: {repeated} batches are left out: they repeat the one before, "
-                               "which served several updates")
+        if "gen_step" in batch:
+            yield number, _as_columns(batch)
+            continue
+        said, step = (batch.get("prompt"), batch.get("completion")), steps[number - 1]
+        if said == before[0]: repeated += 1
+        elif step in (0, before[1]) and step < math.inf and not self.evaluation: evaluated += 1
+        else: yield number, batch
+        before = said, step
+    _say_left_out(file, len(again), repeated, evaluated, problems)
+
+def _as_columns(batch):
+    "A batch whose columns are lists; on Ray a line has one rollout."
+    return batch if any(isinstance(x, list) for x in batch.values()) else {k: [x] for k, x in batch.items()}
+
+def _say_left_out(file, again, repeated, evaluated, problems):
+    for n, why in ((again, "they were made again when the run was resumed"),
+                   (repeated, "they repeat the one before, which served several updates"),
+                   (evaluated, "they were logged at step 0, or second at their step, as those of an evaluation are "
+                               "(-s evaluation 1 keeps them)")):
+        if n: problems.note(f"{file}: {n} batches are left out: {why}")
 
 # %% ../../nbs/logs/09_ms_swift.ipynb #00131db0
 @patch
