@@ -4,6 +4,8 @@ import json
 import math
 import os
 import random
+import subprocess
+import sys
 import tempfile
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -214,3 +216,25 @@ def test_on_the_command_line(tmp_path):
     for how in (["--tokenizer", "x"], ["--reward", "length"]):
         run = CliRunner().invoke(main, ["import", "roll", str(log), "--turns", *how, "--out", str(tmp_path / "b")])
         assert run.exit_code and "turns: " in run.output and "Traceback" not in run.output
+
+
+def test_half_a_character_in_a_turn_is_one_line(tmp_path):
+    "It stands in a message, and not in the texts beside."
+    said = [
+        Message("user", "Hi"),
+        Message("assistant", "\ud800", by_model=True),
+        Message("assistant", "a", by_model=True),
+    ]
+    held = [Rollout("p", "c", score=1.0, messages=said)]
+    with pytest.raises(UserError, match="rollout 0: a message of it has half a character") as e:
+        imported(held, tmp_path, turns=True)
+    assert "\n" not in str(e.value)
+    (r,) = stored_rollouts(imported(held, tmp_path), 0)
+    assert same(r, held[0])
+
+
+def test_campaign():
+    "A small part of the campaign that is run by hand."
+    command = [sys.executable, Path(__file__).parent / "campaigns/conversations.py", "--seed", "1", "--count", "60"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -263,15 +263,17 @@ def _sound(self: _Import, run, bar):
 def _pack(self: _Import, run, rollouts, folder):
     "Write the rollouts of a run into files."
     packed, found = None, []
-    for i, r in enumerate(rollouts):
-        if packed is None: packed = PackedRollouts(folder, run, self._is_text(r), self.turns)
-        try: packed.add(r)
-        except (TypeError, OverflowError, RecursionError) as e:
-            self.problems.bad(f"{run.name}: rollout {i}: {e}", rollouts=1)
-            continue
-        _count_iteration(found, r)
-        self.prompts.add(r.prompt if packed.text else tuple(r.prompt_ids))
-    if packed: packed.close()
+    try:
+        for i, r in enumerate(rollouts):
+            if packed is None: packed = PackedRollouts(folder, run, self._is_text(r), self.turns)
+            try: packed.add(r)
+            except (TypeError, OverflowError, RecursionError) as e:
+                self.problems.bad(f"{run.name}: rollout {i}: {e}", rollouts=1)
+                continue
+            _count_iteration(found, r)
+            self.prompts.add(r.prompt if packed.text else tuple(r.prompt_ids))
+    finally:
+        if packed: packed.close()
     return packed, found
 
 @patch
