@@ -4,6 +4,7 @@ import json
 import math
 import os
 import random
+import re
 import subprocess
 import sys
 import tempfile
@@ -213,6 +214,16 @@ def test_on_the_command_line(tmp_path):
     assert run.exit_code == 0, run.output
     store = Store.open(tmp_path / "a")
     assert store.info["turns"] and store[0][0].state.tolist()[1:] == ["user: It rains."]
+    shown = CliRunner().invoke(main, ["show", str(tmp_path / "a")]).output
+    assert "roles         user, assistant (learns) (of the first rollout)" in shown
+    shown = CliRunner().invoke(main, ["show", str(tmp_path / "a"), "--history", "-1"]).output
+    assert re.search(r"assistant \(learns\) +\"It slept.\" +0.6\n", shown), shown
+    shown = CliRunner().invoke(main, ["show", str(tmp_path / "a"), "--history", "0", "--json"]).output
+    told = json.loads(shown)["episodes"][0]["messages"]
+    assert [(m["role"], m["by_model"], m["reward"]) for m in told][1:3] == [
+        ("assistant", True, 0),
+        ("user", False, None),
+    ]
     for how in (["--tokenizer", "x"], ["--reward", "length"]):
         run = CliRunner().invoke(main, ["import", "roll", str(log), "--turns", *how, "--out", str(tmp_path / "b")])
         assert run.exit_code and "turns: " in run.output and "Traceback" not in run.output
