@@ -1,5 +1,6 @@
 """Readers of today's trainers: an example is read right, a damaged one right or refused in one line."""
 
+import gzip
 import json
 import math
 import random
@@ -71,6 +72,32 @@ def test_an_example_is_read_right(case):
     assert [(round(r.score, 6), r.iteration) for r in found] == [row[2:] for row in case.rows]
     assert [_wrong(r) for r in found] == [None] * len(found)
     assert [name for name, _ in readers_for(LOGS / case.folder)] == [case.reader]
+
+
+@over_cases
+def test_a_compressed_log_is_read_the_same(case, tmp_path):
+    shutil.copytree(LOGS / case.folder, tmp_path / "log")
+    for file in [p for p in (tmp_path / "log").rglob("*") if p.is_file()]:
+        with gzip.open(f"{file}.gz", "wb") as f:
+            f.write(file.read_bytes())
+        file.unlink()
+    plain, said = Problems(), Problems()
+    assert list(map(repr, read(case, tmp_path / "log", said))) == list(map(repr, read(case, LOGS / case.folder, plain)))
+    assert len(said.notes) == len(plain.notes)
+    for file in (tmp_path / "log").rglob("*.gz"):
+        file.write_bytes(file.read_bytes()[:-9])
+    with pytest.raises(UserError) as e:
+        read(case, tmp_path / "log")
+    assert "\n" not in str(e.value)
+
+
+@over_cases
+def test_an_evaluation_beside_is_left_out(case, tmp_path):
+    for name in ("run", "eval"):
+        shutil.copytree(LOGS / case.folder, tmp_path / name)
+    problems = Problems()
+    assert len(read(case, tmp_path, problems)) == len(case.rows)
+    assert any("in folders of evaluations are left out" in line for line in problems.notes)
 
 
 def places(x, path=()):

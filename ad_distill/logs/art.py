@@ -16,8 +16,9 @@ from typing import Any, ClassVar
 from fastcore.basics import patch
 
 from .core import SPOILT, CutOff, Problems, first_match, register_reader
-from .rows import (
-    RowReader, conversation_rollout, json_lines, list_in, number_in, parsed_line, text_in, turn_tokens)
+from ad_distill.logs.rows import (
+    UNREADABLE, RowReader, conversation_rollout, json_lines, list_in, number_in, opened_log, parsed_line, text_in,
+    turn_tokens)
 from ..registry import UserError
 from ..rlhf.rollouts import Rollout, message_of
 
@@ -33,10 +34,14 @@ def _of_groups(groups):
             for trajectory in group["trajectories"] or [None]: yield number, trajectory
 
 # %% ../../nbs/logs/13_art.ipynb #a39844a3
+def _unpacked(file):
+    with opened_log(file) as f: return f.read()
+
 def _yaml_groups(file):
     import yaml
-    try: groups = yaml.load(file.read_bytes(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (yaml.YAMLError, ValueError, RecursionError, OSError) as e:
+    try:
+        groups = yaml.load(_unpacked(file), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (yaml.YAMLError, ValueError, RecursionError, *UNREADABLE) as e:
         raise CutOff(f"it is no YAML ({' '.join(str(e).split())[:90]})") from None
     if not isinstance(groups, list): raise CutOff(f"it holds a {type(groups).__name__}, expected a list of groups")
     return enumerate(groups)
@@ -56,13 +61,13 @@ def _wanted(opened):
 def _parquet_rows(file):
     import pyarrow as pa, pyarrow.parquet as pq
     try:
-        opened = pq.ParquetFile(file)
+        opened = pq.ParquetFile(pa.BufferReader(_unpacked(file)) if file.suffix == ".gz" else file)
         wanted = _wanted(opened)
         for batch in opened.iter_batches(64, columns=wanted):
             for row in batch.to_pylist():
                 is_one = any(row.get(k) is not None for k in wanted if k != "group_index")
                 yield row.get("group_index"), row if is_one else None
-    except (pa.ArrowException, OSError, ValueError, KeyError, MemoryError) as e:
+    except (pa.ArrowException, *UNREADABLE, ValueError, KeyError, MemoryError) as e:
         raise CutOff(f"it is no parquet file, or cut off ({' '.join(str(e).split())[:90]})") from None
 
 # %% ../../nbs/logs/13_art.ipynb #f3f7755a
@@ -162,7 +167,7 @@ class Art(RowReader):
 
     def rollouts(self, file: Path, step: int, problems: Problems) -> Iterator[Rollout]:
         n = empty = 0
-        read = self.read if file.suffix == ".parquet" else _rollout
+        read = self.read if ".parquet" in file.suffixes else _rollout
         try:
             for n, (group, trajectory) in enumerate(_trajectories(file, problems), 1):
                 if trajectory is None:

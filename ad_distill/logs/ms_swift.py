@@ -140,7 +140,8 @@ def batches(self: MsSwift,
         if "gen_step" in batch:
             yield number, _as_columns(batch)
             continue
-        said, step = (batch.get("prompt"), batch.get("completion")), steps[number - 1]
+        step = steps[number - 1] if number <= len(steps) else math.inf  # of a file that is cut off
+        said = batch.get("prompt"), batch.get("completion")
         if said == before[0]: repeated += 1
         elif step in (0, before[1]) and step < math.inf and not self.evaluation: evaluated += 1
         else: yield number, batch
