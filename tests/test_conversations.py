@@ -229,6 +229,29 @@ def test_on_the_command_line(tmp_path):
         assert run.exit_code and "turns: " in run.output and "Traceback" not in run.output
 
 
+LOGS = Path(__file__).parent / "data/trlx_logs"
+MARKED = "{% for m in messages %}[{{ m.role }}]{{ m.content }}<|endoftext|>\n{% endfor %}"
+
+
+def test_tokens_are_those_of_the_chat_template(tmp_path):
+    "Where a log has messages only; what a template leaves out is written as role: content."
+    transformers = pytest.importorskip("transformers")
+    tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(LOGS / "tokenizer")
+    tokenizer.chat_template = MARKED + "{% if add_generation_prompt %}[assistant]{% endif %}"
+    thought = Message("assistant", "Yes.", by_model=True, reasoning="Hm.")
+    held = []
+    for ended, last in ((True, talk(0).messages[1]), (False, talk(1).messages[1]), (True, thought)):
+        said = [Message("user", "Will it rain?"), last]
+        held.append(Rollout("Will it rain?", conversation_text([last]), score=1.0, ended=ended, messages=said))
+    store = imported(held, tmp_path, tokenizer=tokenizer)
+    first, second, third = stored_rollouts(store, 0)
+    for r in (first, second):
+        assert tokenizer.decode(r.prompt_ids) == r.prompt == "[user]Will it rain?<|endoftext|>\n[assistant]"
+        assert r.completion == r.messages[-1].content
+    assert first.completion_ids[-1] == tokenizer.eos_token_id != second.completion_ids[-1]
+    assert third.prompt == "Will it rain?" and "Hm." in third.completion
+
+
 def test_half_a_character_in_a_turn_is_one_line(tmp_path):
     "It stands in a message, and not in the texts beside."
     said = [

@@ -19,6 +19,7 @@ import numpy as np
 
 from .core import CutOff, Problems, Reader, Run, claimed_files, log_folders, register_reader
 from ..registry import UserError, nearest
+from ..rlhf.conversations import says_all
 from ..rlhf.rollouts import Rollout, conversation_text, message_of
 
 # %% ../../nbs/logs/03_trl.ipynb #ad9a50a6
@@ -366,11 +367,6 @@ def _text(x):
     if isinstance(x, str): return x
     raise UserError(f"a prompt or completion is {str(x)[:60]!r}, expected a text or a list of messages")
 
-def _holds(text, messages):
-    "Whether everything that was said stands in a text, and who was called."
-    said = [y for m in messages for y in (m.content, m.reasoning, *(str(c.get("name", "")) for c in m.tool_calls))]
-    return all(y.strip() in text for y in said)
-
 # %% ../../nbs/logs/03_trl.ipynb #1a1ec2c6
 def _as_template(tokenizer, prompt, completion):
     "Both as a tokenizer's own template has them; None if it drops something, or has no such text."
@@ -384,7 +380,7 @@ def _as_template(tokenizer, prompt, completion):
 def _rendered(tokenizer, prompt, completion, messages):
     "Prompt and completion as text."
     both = _as_template(tokenizer, prompt, completion) if isinstance(prompt, list) else None
-    if both and _holds("".join(both), messages): return both
+    if both and says_all("".join(both), messages): return both
     n = len(prompt) if isinstance(prompt, list) else 0
     texts = conversation_text(messages[:n]) if n else _text(prompt), conversation_text(messages[n:])
     return texts
