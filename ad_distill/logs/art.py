@@ -109,8 +109,9 @@ def _goes_on(said, asked):
 # %% ../../nbs/logs/13_art.ipynb #287117b4
 def _message(x):
     "A message of a trajectory. A choice holds its message, which is the model's."
-    if isinstance(x, dict) and isinstance(said := x.get("message"), dict): return message_of(said, True)
-    if not isinstance(x, dict) or "trainable" not in x: return message_of(x)
+    if not isinstance(x, dict): return message_of(x)
+    if "message" in x and isinstance(x["message"], dict): return message_of(x["message"], True)
+    if "trainable" not in x: return message_of(x)
     said = {k: v for k, v in x.items() if k != "trainable"}
     if isinstance(said.get("tool_calls"), str): said["tool_calls"] = _within(said["tool_calls"])
     return message_of(said, x["trainable"] is True)
@@ -121,7 +122,7 @@ def _rollout(trajectory, step, group):
     said = list_in(trajectory, _CHOICES if _CHOICES in trajectory else "messages")
     more = {"group": group}
     for k in ("metrics", "metadata"):
-        if trajectory.get(k): more[k] = trajectory[k]
+        if k in trajectory and trajectory[k]: more[k] = trajectory[k]
     r = conversation_rollout([*map(_message, said)])
     reason = said[-1].get("finish_reason")
     ended = _ended(said) if reason is None else reason != "length"
