@@ -4,6 +4,9 @@ import json
 import math
 import os
 import random
+import re
+import subprocess
+import sys
 import tempfile
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -211,6 +214,61 @@ def test_on_the_command_line(tmp_path):
     assert run.exit_code == 0, run.output
     store = Store.open(tmp_path / "a")
     assert store.info["turns"] and store[0][0].state.tolist()[1:] == ["user: It rains."]
+    shown = CliRunner().invoke(main, ["show", str(tmp_path / "a")]).output
+    assert "roles         user, assistant (learns) (of the first rollout)" in shown
+    shown = CliRunner().invoke(main, ["show", str(tmp_path / "a"), "--history", "-1"]).output
+    assert re.search(r"assistant \(learns\) +\"It slept.\" +0.6\n", shown), shown
+    shown = CliRunner().invoke(main, ["show", str(tmp_path / "a"), "--history", "0", "--json"]).output
+    told = json.loads(shown)["episodes"][0]["messages"]
+    assert [(m["role"], m["by_model"], m["reward"]) for m in told][1:3] == [
+        ("assistant", True, 0),
+        ("user", False, None),
+    ]
     for how in (["--tokenizer", "x"], ["--reward", "length"]):
         run = CliRunner().invoke(main, ["import", "roll", str(log), "--turns", *how, "--out", str(tmp_path / "b")])
         assert run.exit_code and "turns: " in run.output and "Traceback" not in run.output
+
+
+LOGS = Path(__file__).parent / "data/trlx_logs"
+MARKED = "{% for m in messages %}[{{ m.role }}]{{ m.content }}<|endoftext|>\n{% endfor %}"
+
+
+def test_tokens_are_those_of_the_chat_template(tmp_path):
+    "Where a log has messages only; what a template leaves out is written as role: content."
+    transformers = pytest.importorskip("transformers")
+    tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(LOGS / "tokenizer")
+    tokenizer.chat_template = MARKED + "{% if add_generation_prompt %}[assistant]{% endif %}"
+    thought = Message("assistant", "Yes.", by_model=True, reasoning="Hm.")
+    held = []
+    for ended, last in ((True, talk(0).messages[1]), (False, talk(1).messages[1]), (True, thought)):
+        said = [Message("user", "Will it rain?"), last]
+        held.append(Rollout("Will it rain?", conversation_text([last]), score=1.0, ended=ended, messages=said))
+    store = imported(held, tmp_path, tokenizer=tokenizer)
+    first, second, third = stored_rollouts(store, 0)
+    for r in (first, second):
+        assert tokenizer.decode(r.prompt_ids) == r.prompt == "[user]Will it rain?<|endoftext|>\n[assistant]"
+        assert r.completion == r.messages[-1].content
+    assert first.completion_ids[-1] == tokenizer.eos_token_id != second.completion_ids[-1]
+    assert third.prompt == "Will it rain?" and "Hm." in third.completion
+
+
+def test_half_a_character_in_a_turn_is_one_line(tmp_path):
+    "It stands in a message, and not in the texts beside."
+    said = [
+        Message("user", "Hi"),
+        Message("assistant", "\ud800", by_model=True),
+        Message("assistant", "a", by_model=True),
+    ]
+    held = [Rollout("p", "c", score=1.0, messages=said)]
+    with pytest.raises(UserError, match="rollout 0: a message of it has half a character") as e:
+        imported(held, tmp_path, turns=True)
+    assert "\n" not in str(e.value)
+    (r,) = stored_rollouts(imported(held, tmp_path), 0)
+    assert same(r, held[0])
+
+
+def test_campaign():
+    "A small part of the campaign that is run by hand."
+    command = [sys.executable, Path(__file__).parent / "campaigns/conversations.py", "--seed", "1", "--count", "60"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -58,6 +58,31 @@ def test_rewards_are_what_gives_the_advantages(weights, scale, tmp_path):
     assert any("confidence, gold" in note for note in problems.notes)
 
 
+# of two completions the better one is told by many columns, and by how much by few
+@pytest.mark.parametrize("scale", ["group", "batch", "none"])
+@pytest.mark.parametrize("weights", [(1,), (1, 1), (1, 0.5), (1, -0.5)], ids=str)
+def test_rewards_of_pairs(weights, scale, tmp_path):
+    for seed in range(3):
+        folder = graded(tmp_path / f"{seed}", weights, scale, ("confidence", "gold"), size=2, groups=3, seed=seed)
+        run, _ = read(folder)
+        assert run.about["rewards"] == pytest.approx({f"reward_{i}": w for i, w in enumerate(weights)}, abs=0.01)
+
+
+@pytest.mark.parametrize("scale", ["group", "batch", "none"])
+def test_where_pairs_decide_nothing_a_line_asks(scale, tmp_path):
+    "Of one pair any column with the right sign would do; of two, some."
+    refused = 0
+    for seed in range(8):
+        folder = graded(tmp_path / f"{seed}", (1, 0.5), scale, size=2, steps=1, groups=1 + seed % 2, seed=seed)
+        try:
+            read(folder)
+        except UserError as e:
+            refused += 1
+            assert "groups of two fit reward_" in str(e) or "advantages do not tell" in str(e)
+            assert "-s columns A,B" in str(e) and "\n" not in str(e)
+    assert refused > 4
+
+
 def test_a_gold_answer_is_no_reward(tmp_path):
     "Whole numbers are never rewards of TRL, and what is the same for a whole group changes no advantage."
     for kind in (int, float):
@@ -259,6 +284,14 @@ def test_only_the_latest_batch_in_a_log_of_trl(tmp_path):
     _, rollouts = read(trained(tmp_path, logging_steps=3), problems)
     assert [r.optimizer_step for r in rollouts] == [2] * 4 + [5] * 4
     assert any("sparse log: 2 of 6 steps" in note for note in problems.notes)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_pairs_in_a_log_of_trl(tmp_path):
+    "What float32 leaves of the size of an advantage is enough, for weights too."
+    for weights in ([1.0, 1.0], [1.0, 0.5]):
+        folder = trained(tmp_path / str(weights[1]), (vowels, short), logging_steps=1, reward_weights=weights)
+        assert read(folder)[0].about["rewards"] == pytest.approx(dict(zip(("vowels", "short"), weights)), abs=0.01)
 
 
 @pytest.mark.filterwarnings("ignore")

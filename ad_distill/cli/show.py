@@ -6,8 +6,8 @@ Docs: https://ad-distill.github.io/ad_distill/cli/show.html.md"""
 
 # %% auto #0
 __all__ = ['tenths', 'some_returns', 'curve', 'sparkline', 'chosen_episodes', 'rl_format', 'ending', 'plot_scores', 'rise_note',
-           'unknown_rewards', 'plot_store', 'store_summary', 'show_store', 'chosen', 'what_differs', 'show_history',
-           'show_parsed']
+           'unknown_rewards', 'plot_store', 'messages_of', 'roles_in', 'conversation_lines', 'store_summary',
+           'show_store', 'chosen', 'what_differs', 'show_history', 'show_parsed']
 
 # %% ../../nbs/cli/03_show.ipynb #0d17b11c
 import json, math, re
@@ -188,6 +188,52 @@ def plot_store(
     else: _draw_history(ax, store[number])
     _save(figure, file)
 
+# %% ../../nbs/cli/03_show.ipynb #6cdbcadd
+def messages_of(
+    store: Any,  # of rollouts, or of anything else
+    number: int,  # of the history
+    episodes: Sequence[int],  # of it
+) -> dict[int, list[Any]]:  # episode -> `Message`s, of those that are conversations
+    "The messages that a store keeps of rollouts."
+    from ad_distill.rlhf.conversations import kept_file, stored_rollouts
+    if not len(episodes) or not kept_file(store.path, number).exists(): return {}
+    is_stretch = episodes[-1] - episodes[0] + 1 == len(episodes)
+    stretches = [(episodes[0], episodes[-1] + 1)] if is_stretch else [(e, e + 1) for e in episodes]
+    rollouts = (r for first, stop in stretches for r in stored_rollouts(store, number, first, stop))
+    return {e: r.messages for e, r in zip(episodes, rollouts) if r.messages}
+
+def roles_in(
+    messages: Iterable[Any],  # `Message`s
+) -> list[str]:
+    "Who speaks, each once; whether it is the model that learns."
+    said = dict.fromkeys((m.role, m.by_model) for m in messages)
+    return [_clean(role) + (" (learns)" if learns else "") for role, learns in said]
+
+def _clean(text): return text if text.isprintable() else json.dumps(text)
+
+# %% ../../nbs/cli/03_show.ipynb #24703215
+_SHOWN = 12  # messages of a rollout
+
+def conversation_lines(
+    messages: list[Any],  # `Message`s of a rollout
+) -> list[str]:
+    "A line a message: who says what, and what is paid for it; of many those in the middle are left out."
+    from ad_distill.rlhf.rollouts import message_text
+    cells = [("said by", "text", "reward")]
+    for m in messages:
+        (who,) = roles_in([m])
+        who = f"{who} {_clean(m.name)}" if m.name else who
+        cells.append((who, _text(message_text(m), 64), "" if math.isnan(m.reward) else f"{m.reward:.4g}"))
+    left_out = len(messages) - _SHOWN
+    if left_out > 0: cells[1 + _SHOWN // 2:-_SHOWN // 2] = [("...", f"{left_out} more", "")]
+    widths = [max(map(len, column)) for column in zip(*cells)]
+    return ["  " + "  ".join(c.ljust(w) for c, w in zip(row, widths)).rstrip() for row in cells]
+
+def _messages_json(messages):
+    from ad_distill.rlhf.rollouts import message_text
+    return [{"role": m.role, "name": m.name, "by_model": m.by_model, "text": message_text(m), "reward": m.reward}
+            for m in messages]
+
 # %% ../../nbs/cli/03_show.ipynb #8fb62699
 def store_summary(
     store: Any,  # to count
@@ -204,10 +250,13 @@ def show_store(
     mean, n = curve(store)
     summary = {"path": str(store.path), **store_summary(store), "spaces": store.spaces.to_json(), "info": store.info,
                "mean_return_by_tenth": mean}
+    said = messages_of(store, 0, [0]).get(0) if n else None
+    if said: summary["roles"] = roles_in(said)
     learning = f"{sparkline(mean)}\n{'':<16}(mean by tenth of a history, {counted(n, 'history')})"
     if not n: learning = "no history is complete yet"
     elif note := unknown_rewards(store): learning = note
     left_out = ", ".join(map(str, store.info.get("left_out") or ()))
+    if said: learning += f"\n  {'roles':<14}{', '.join(roles_in(said))} (of the first rollout)"
     for line in store.info.get("caveats") or (): learning += f"\n  {'caveat':<14}{line}"
     if left_out: learning += f"\n  {'left out':<14}{left_out} (told by the environment, not kept)"
     report(summary, as_json, f"{store!r}\n  {'returns':<14}{learning}")
@@ -220,18 +269,19 @@ def chosen(
     "Number and trajectory of the episodes that were asked for."
     return [(i, episodes[i]) for i in chosen_episodes(text, len(episodes))]
 
-def _episodes_json(picked):
+def _episodes_json(picked, said):
     from ad_distill.trajectory import COLUMNS
-    return [{"episode": i, "return": e.total, **{k: e.columns[k] for k in COLUMNS}} for i, e in picked]
+    found = [{"episode": i, "return": e.total, **{k: e.columns[k] for k in COLUMNS}} for i, e in picked]
+    return [x | ({"messages": _messages_json(said[x["episode"]])} if x["episode"] in said else {}) for x in found]
 
 def _print_returns(head, returns):
     line = sparkline(tenths(returns)) if len(returns) else "none"
     click.echo(f"{head}\n  returns  {line}")
 
-def _print_episodes(picked: Iterable):
+def _print_episodes(picked: Iterable, said: dict[int, list[Any]]):
     for i, e in picked:
         title = f"\nepisode {i}: {counted(len(e), 'transition')}, return {e.total:g}, {ending(e)}"
-        click.echo("\n".join([title, *rl_format(e)]))
+        click.echo("\n".join([title, *rl_format(e), *(conversation_lines(said[i]) if i in said else ())]))
 
 # %% ../../nbs/cli/03_show.ipynb #7662b4e7
 def what_differs(
@@ -263,12 +313,13 @@ def show_history(
     "Print episodes of a history."
     h = store[number]
     picked = chosen(h, episodes)
+    said = messages_of(store, number % len(store), [i for i, _ in picked])
     if as_json:
         about = {"history": number, "task": h.task, "source": h.source, "seed": h.seed, "versions": h.versions}
-        found = {"differs": _differs_json(h), "returns": h.returns, "episodes": _episodes_json(picked)}
+        found = {"differs": _differs_json(h), "returns": h.returns, "episodes": _episodes_json(picked, said)}
         return report(about | found, True, "")
     _print_returns(f"{repr(h).splitlines()[0]}\n{_differs_line(h)}", h.returns)
-    _print_episodes(picked)
+    _print_episodes(picked, said)
 
 # %% ../../nbs/cli/03_show.ipynb #9eea1c99
 def show_parsed(
@@ -283,7 +334,7 @@ def show_parsed(
     is_done = bool(found) and ending(found[-1]) != "not done"
     counts = {"episodes": len(found), "transitions": sum(map(len, found)), "done": is_done}
     picked = [] if episodes is None else chosen(found, episodes)
-    if as_json: return report({**about, **counts, "returns": returns, "read": _episodes_json(picked)}, True, "")
+    if as_json: return report({**about, **counts, "returns": returns, "read": _episodes_json(picked, {})}, True, "")
     head = f"{about['path']}: {counted(len(found), 'episode')}, {counted(counts['transitions'], 'transition')}"
     _print_returns(head if is_done or not found else f"{head}, the last one not done", returns)
-    _print_episodes(picked)
+    _print_episodes(picked, {})

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from .core import register_reader
-from .rows import RowReader, number_in, step_in, text_in
+from .rows import RowReader, number_in, step_in, text_in, text_rollout
 from ..rlhf.rollouts import Rollout
 
 # %% ../../nbs/logs/15_areal.ipynb #4b35a99b
@@ -32,5 +32,5 @@ class Areal(RowReader):
     def rollout(self, row: dict[str, Any], step: int) -> list[Rollout]:
         version = step_in(row, "tail_version", step)
         more = {k: row[k] for k in ("task_id", "sample_idx", "head_version", "seqlen", "prompt_len") if k in row}
-        return [Rollout(text_in(row, "prompt"), text_in(row, "completion"), score=number_in(row, "reward"),
-                        ended=None, iteration=version, optimizer_step=version, more=more)]
+        prompt, completion, score = text_in(row, "prompt"), text_in(row, "completion"), number_in(row, "reward")
+        return [text_rollout(prompt, completion, score, version, version, more)]

@@ -11,17 +11,19 @@ __all__ = ['Art']
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from fastcore.basics import patch
 
 from .core import SPOILT, CutOff, Problems, first_match, register_reader
-from .rows import RowReader, conversation_rollout, json_lines, list_in, number_in
-
+from ad_distill.logs.rows import (
+    UNREADABLE, RowReader, conversation_rollout, json_lines, list_in, number_in, opened_log, parsed_line, text_in,
+    turn_tokens)
+from ..registry import UserError
 from ..rlhf.rollouts import Rollout, message_of
 
 # %% ../../nbs/logs/13_art.ipynb #8fac02a0
-_CHOICES = "messages_and_choices"  # of YAML and JSON lines; Parquet has `messages`
+_CHOICES = "messages_and_choices"  # everywhere but in format 1 of Parquet, which has `messages`
 
 def _of_groups(groups):
     "(number of the group, trajectory) of groups as YAML and JSON lines have them; None: the group has none."
@@ -32,27 +34,43 @@ def _of_groups(groups):
             for trajectory in group["trajectories"] or [None]: yield number, trajectory
 
 # %% ../../nbs/logs/13_art.ipynb #a39844a3
+def _unpacked(file):
+    with opened_log(file) as f: return f.read()
+
 def _yaml_groups(file):
     import yaml
-    try: groups = yaml.load(file.read_bytes(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (yaml.YAMLError, ValueError, RecursionError, OSError) as e:
+    try:
+        groups = yaml.load(_unpacked(file), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (yaml.YAMLError, ValueError, RecursionError, *UNREADABLE) as e:
         raise CutOff(f"it is no YAML ({' '.join(str(e).split())[:90]})") from None
     if not isinstance(groups, list): raise CutOff(f"it holds a {type(groups).__name__}, expected a list of groups")
     return enumerate(groups)
 
 # %% ../../nbs/logs/13_art.ipynb #b3309dc8
+_VERSION = b"art.trajectory_parquet.version"
+_OF_JSON = "group_index", "trajectory_index", "reward", "trajectory_json"  # columns of format 2
+_OF_COLUMNS = "group_index", "reward", "messages"  # of format 1
+
+def _wanted(opened):
+    "The columns that hold the trajectories of a Parquet file."
+    version = (opened.schema_arrow.metadata or {}).get(_VERSION, b"1")
+    known = {b"1": _OF_COLUMNS, b"2": _OF_JSON}
+    if version in known: return [*known[version]]
+    raise CutOff(f"it is of format {version[:9].decode(errors='replace')}, expected 1 or 2")
+
 def _parquet_rows(file):
     import pyarrow as pa, pyarrow.parquet as pq
-    wanted = ["group_index", "reward", "messages"]
     try:
-        for batch in pq.ParquetFile(file).iter_batches(64, columns=wanted):
-            rows = batch.to_pylist()
-            for row in rows:
-                is_one = row.get("messages") is not None or row.get("reward") is not None
+        opened = pq.ParquetFile(pa.BufferReader(_unpacked(file)) if file.suffix == ".gz" else file)
+        wanted = _wanted(opened)
+        for batch in opened.iter_batches(64, columns=wanted):
+            for row in batch.to_pylist():
+                is_one = any(row.get(k) is not None for k in wanted if k != "group_index")
                 yield row.get("group_index"), row if is_one else None
-    except (pa.ArrowException, OSError, ValueError, KeyError, MemoryError) as e:
+    except (pa.ArrowException, *UNREADABLE, ValueError, KeyError, MemoryError) as e:
         raise CutOff(f"it is no parquet file, or cut off ({' '.join(str(e).split())[:90]})") from None
 
+# %% ../../nbs/logs/13_art.ipynb #f3f7755a
 def _trajectories(file, problems):
     "(number of the group, trajectory) of a file of any form."
     name = file.name.removesuffix(".gz")
@@ -60,42 +78,118 @@ def _trajectories(file, problems):
     if name.endswith((".yaml", ".yml")): return _of_groups(_yaml_groups(file))
     return _of_groups(json_lines(file, problems))
 
+# %% ../../nbs/logs/13_art.ipynb #b6b12c33
+def _of_json(row):
+    "The trajectory of a row of format 2."
+    held = parsed_line(text_in(row, "trajectory_json").encode(errors="surrogatepass")) or {}
+    if number_in({"reward": 0., **held}, "reward") != number_in(row, "reward"):
+        raise UserError(f"its reward is {row['reward']} in one place and {held.get('reward', 0.)} in another")
+    said = _exchanged(held["exchanges"]) if held.get("exchanges") else list_in(held, _CHOICES)
+    return {**held, "reward": row["reward"], _CHOICES: said}
+
+def _exchanged(exchanges):
+    "The messages and choices of a conversation that is held as exchanges with a server."
+    others = [kind for kind, held in exchanges.items() if held and kind != "chat_completions"]
+    if others: raise UserError(f"it holds exchanges of {others[0]}, expected chat_completions")
+    said = []
+    for exchange in list_in(exchanges, "chat_completions"):
+        asked, answer = list_in(exchange["request"], "messages"), exchange["response"]
+        (choice,) = list_in(answer, "choices")
+        if not _goes_on(said, asked): raise UserError("its exchanges are not one conversation")
+        if "prompt_token_ids" in answer: choice = {"prompt_token_ids": answer["prompt_token_ids"], **choice}
+        said = [*said, *asked[len(said):], choice]
+    return said
+
+def _goes_on(said, asked):
+    "Whether a request repeats what was said before it."
+    before = [message_of(x["message"] if "message" in x else x) for x in said]
+    again = [message_of(x) for x in asked[:len(said)]]
+    return [(m.role, m.content) for m in before] == [(m.role, m.content) for m in again]
+
 # %% ../../nbs/logs/13_art.ipynb #287117b4
-def _item(x):
-    "A message of a trajectory, and whether it was cut off. A choice holds its message."
-    if not isinstance(x, dict): return message_of(x), False
-    if isinstance(x.get("message"), dict):
-        return message_of(x["message"], by_model=True), x.get("finish_reason") == "length"
-    said = {k: v for k, v in x.items() if k != "trainable"} if "trainable" in x else x
-    return message_of(said, by_model=x.get("trainable") is True), False
+def _message(x):
+    "A message of a trajectory. A choice holds its message, which is the model's."
+    if not isinstance(x, dict): return message_of(x)
+    if "message" in x and isinstance(x["message"], dict): return message_of(x["message"], True)
+    if "trainable" not in x: return message_of(x)
+    said = {k: v for k, v in x.items() if k != "trainable"}
+    if isinstance(said.get("tool_calls"), str): said["tool_calls"] = _within(said["tool_calls"])
+    return message_of(said, x["trainable"] is True)
+
+def _within(text): return (parsed_line(f'{{"it": {text}}}'.encode(errors="surrogatepass")) or {})["it"]
 
 def _rollout(trajectory, step, group):
-    items = [_item(x) for x in list_in(trajectory, _CHOICES if _CHOICES in trajectory else "messages")]
-    more = {k: trajectory[k] for k in ("metrics", "metadata") if trajectory.get(k)}
-    return conversation_rollout([m for m, _ in items], score=number_in(trajectory, "reward"), iteration=step,
-                                ended=not any(cut for _, cut in items[-1:]), more={"group": group, **more})
+    said = list_in(trajectory, _CHOICES if _CHOICES in trajectory else "messages")
+    more = {"group": group}
+    for k in ("metrics", "metadata"):
+        if k in trajectory and trajectory[k]: more[k] = trajectory[k]
+    r = conversation_rollout([*map(_message, said)])
+    reason = said[-1].get("finish_reason")
+    ended = _ended(said) if reason is None else reason != "length"
+    r.score, r.iteration, r.ended, r.more = number_in(trajectory, "reward"), step, ended, more
+    return r
+
+def _ended(said):
+    "Whether the model ended what it wrote last; None: the log does not say."
+    for x in reversed(said):
+        reason = x.get("finish_reason") if isinstance(x, dict) else None
+        if reason is not None: return reason != "length"
+    return None
+
+# %% ../../nbs/logs/13_art.ipynb #9c3eb7fc
+def _choice_tokens(choice):
+    "(tokens seen, tokens written, logprobs of these) of a choice."
+    prompt, ids = list_in(choice, "prompt_token_ids"), list_in(choice, "token_ids")
+    said = (choice.get("logprobs") or {}).get("content")
+    if said is None: return prompt, ids, None
+    named = [x["token"] for x in said if str(x.get("token")).startswith("token_id:")]
+    if named and named != [f"token_id:{n}" for n in ids]: raise UserError("its logprobs are of other tokens")
+    return prompt, ids, [number_in(x, "logprob") for x in said]
+
+def _tokens(said):
+    "Fields of `Rollout` for tokens; none where a choice is without."
+    choices = [x for x in said if "message" in x]
+    if not all(x.get("token_ids") and x.get("prompt_token_ids") for x in choices): return {}
+    return turn_tokens([_choice_tokens(x) for x in choices])
 
 # %% ../../nbs/logs/13_art.ipynb #dcf1b802
 @register_reader("art")
 @dataclass(frozen=True)
 class Art(RowReader):
     "ART: trajectories that it writes after each step (trajectories/train/STEP.parquet, .jsonl or .yaml)."
+    text: bool = False  # read text only, though there are tokens
+
     writer: ClassVar[str] = "ART"
     expected: ClassVar[str] = "files trajectories/train/STEP.parquet, .jsonl or .yaml"
     layouts: ClassVar[dict[str, str]] = {"trajectories": r"trajectories/train/(?P<step>\d+)\.(?:parquet|jsonl|ya?ml)"}
-    caveats: ClassVar[tuple[str, ...]] = ("ART: tokens and logprobs are not read from its logs",)
+    caveats: ClassVar[tuple[str, ...]] = (
+        "ART: tokens and logprobs are in Parquet of format 2 only; of a trajectory with several histories "
+        "the first is read",)
 
     def rollouts(self, file: Path, step: int, problems: Problems) -> Iterator[Rollout]:
         n = empty = 0
+        read = self.read if ".parquet" in file.suffixes else _rollout
         try:
             for n, (group, trajectory) in enumerate(_trajectories(file, problems), 1):
-                empty += trajectory is None
-                if trajectory is None: continue
-                try: r = _rollout(trajectory, step, group)
+                if trajectory is None:
+                    empty += 1
+                    continue
+                try: yield read(trajectory, step, group)
                 except SPOILT as e: problems.bad(f"{file}: trajectory {n}: {self.why(e)}", rollouts=1)
-                else: yield r
         except CutOff as e: problems.bad(f"{file} is damaged after {n} trajectories: {e.why}", files=1)
         if empty: problems.note(f"{file}: {empty} groups hold no trajectory, as where all of them failed")
+
+    def read(self,
+        trajectory: dict[str, Any],  # a row of Parquet
+        step: int,  # in the name of its file
+        group: int,  # its number in the file
+    ) -> Rollout:
+        "The rollout of a trajectory."
+        if "trajectory_json" not in trajectory: return _rollout(trajectory, step, group)
+        held = _of_json(trajectory)
+        r = _rollout(held, step, group)
+        for name, x in ({} if self.text else _tokens(held[_CHOICES])).items(): setattr(r, name, x)
+        return r
 
 # %% ../../nbs/logs/13_art.ipynb #a0b97953
 @patch

@@ -24,10 +24,10 @@ from ..data.store import Store
 from ..data.streamed import StreamedWriter
 from .core import Problems, Reader, make_reader
 from ..registry import UserError, counted
-from ..rlhf.conversations import kept_file
+from ..rlhf.conversations import kept_file, templated
 from ..rlhf.packing import PackedRollouts, packed_pieces
 from ..rlhf.rewards import RewardFunction, make_reward
-from ..rlhf.rollouts import save_tokenizer, text_spaces, token_spaces
+from ..rlhf.rollouts import conversation_text, save_tokenizer, text_spaces, token_spaces
 from ..rlhf.tasks import TextRLHF, TextVectorEnv
 from ..tasks.core import Task, register_task, task_id
 from ..trajectory import LOGPROB_SLACK, Spaces, versions
@@ -110,10 +110,20 @@ def _batches(items, n):
     items = iter(items)
     while batch := list(islice(items, n)): yield batch
 
-def _with_tokens(rollouts, tokenizer):
+def _as_the_model_saw(r, tokenizer):
+    "Write a conversation by the chat template, if the log has its messages only; whether that was done."
+    said = None if r.messages is None else templated(r.messages, tokenizer)
+    n = 0 if said is None else next(i for i, m in enumerate(r.messages) if m.by_model)
+    if not n or r.completion != conversation_text(r.messages[n:]): return False
+    r.prompt, r.completion = said
+    return True
+
+def _with_tokens(rollouts, tokenizer, note=print):
     "Rollouts that are text only, cut into tokens; one that the model ended gets the end token."
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     for batch in _batches(rollouts, 1024):
+        if sum([_as_the_model_saw(r, tokenizer) for r in batch]):
+            note("messages are cut into tokens as the chat template of the tokenizer writes them")
         texts = [r.prompt for r in batch] + [r.completion for r in batch]
         ids = tokenizer(texts, add_special_tokens=False).input_ids
         for r, prompt, completion in zip(batch, ids, ids[len(batch):]):
@@ -180,7 +190,7 @@ def _completed(self: _Import, run, rollouts):
     rollouts = chain(first, rollouts)
     if self.tokenizer is not None and first:
         if first[0].completion_ids is not None: _check_tokenizer(run, first, self.tokenizer)
-        else: rollouts = _with_tokens(rollouts, self.tokenizer)
+        else: rollouts = _with_tokens(rollouts, self.tokenizer, self.problems.note)
     return rollouts if self.score is None else _with_scores(rollouts, self.score, self.tokenizer)
 
 # %% ../../nbs/logs/04_importing.ipynb #f7091454
@@ -263,15 +273,17 @@ def _sound(self: _Import, run, bar):
 def _pack(self: _Import, run, rollouts, folder):
     "Write the rollouts of a run into files."
     packed, found = None, []
-    for i, r in enumerate(rollouts):
-        if packed is None: packed = PackedRollouts(folder, run, self._is_text(r), self.turns)
-        try: packed.add(r)
-        except (TypeError, OverflowError, RecursionError) as e:
-            self.problems.bad(f"{run.name}: rollout {i}: {e}", rollouts=1)
-            continue
-        _count_iteration(found, r)
-        self.prompts.add(r.prompt if packed.text else tuple(r.prompt_ids))
-    if packed: packed.close()
+    try:
+        for i, r in enumerate(rollouts):
+            if packed is None: packed = PackedRollouts(folder, run, self._is_text(r), self.turns)
+            try: packed.add(r)
+            except (TypeError, OverflowError, RecursionError) as e:
+                self.problems.bad(f"{run.name}: rollout {i}: {e}", rollouts=1)
+                continue
+            _count_iteration(found, r)
+            self.prompts.add(r.prompt if packed.text else tuple(r.prompt_ids))
+    finally:
+        if packed: packed.close()
     return packed, found
 
 @patch

@@ -78,7 +78,7 @@ def rollout(self: JsonLines,
 ) -> list[Rollout]:
     "The rollout in a row."
     r = self._said(row)
-    if self.score: r.score = number_in({self.score: _column(row, self.score, "score")}, self.score)
+    if self.score: r.score = number_in(row if self.score in row else self._deep_score(row), self.score)
     if self.step in row and row[self.step] is not None:
         r.iteration = step_in(row, self.step)
         r.optimizer_step = max(r.iteration - 1, -1)
@@ -87,14 +87,19 @@ def rollout(self: JsonLines,
     return [r]
 
 @patch
+def _deep_score(self: JsonLines, row): return {self.score: _column(row, self.score, "score")}
+
+@patch
 def _said(self: JsonLines, row):
     "What was said, without any numbers."
     if self.messages:
         return conversation_rollout(logged_messages({"m": _column(row, self.messages, "messages")}, "m", True))
-    said = {k: _column(row, getattr(self, k), k) for k in ("prompt", "completion")}
-    if isinstance(said["prompt"], str) and isinstance(said["completion"], str): return Rollout(**said)
+    prompt, completion = _column(row, self.prompt, "prompt"), _column(row, self.completion, "completion")
+    if isinstance(prompt, str) and isinstance(completion, str): return Rollout(prompt, completion)
+    said = {"prompt": prompt, "completion": completion}
     return conversation_rollout(logged_messages(said, "prompt") + logged_messages(said, "completion", True))
 
+# %% ../../nbs/logs/08_jsonl.ipynb #a905f7b9
 @patch
 def _add_tokens(self: JsonLines, r, row):
     said = {k: _column(row, getattr(self, k), k) for k in ("prompt_ids", "completion_ids")}

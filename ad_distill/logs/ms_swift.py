@@ -9,7 +9,7 @@ __all__ = ['reward_names', 'MsSwift']
 
 # %% ../../nbs/logs/09_ms_swift.ipynb #20dfa7c1
 import dataclasses, functools, math, re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,37 +17,49 @@ from typing import Any, ClassVar
 from fastcore.basics import patch
 
 from .core import LogFiles, Problems, Run, register_reader
-from .rows import UNREADABLE, BatchReader, json_lines, number_in, opened_log, text_in
+from .rows import UNREADABLE, BatchReader, json_lines, number_in, opened_log, text_in, text_rollout
 from ..registry import UserError, nearest
 from ..rlhf.rollouts import Rollout
 
 # %% ../../nbs/logs/09_ms_swift.ipynb #da8e1c03
-_STEP = re.compile(rb'\s*\{"step":\s*\["?(\d{1,15})"?[\],]')  # how a line begins
+_STEP = re.compile(rb'\s*\{"(?:gen_)?step":\s*\[?"?(\d{1,15})"?[\],]')  # how a line begins
 _BEGINNING, _PART = 256, 2 ** 16  # bytes of a line: to find its step in, and to pass over at once
 
+def _beginnings(file):
+    "The first bytes of each line of a file."
+    head = b""
+    with opened_log(file) as f:
+        while part := f.read(_PART):
+            start = 0
+            while (end := part.find(b"\n", start)) >= 0:
+                yield head + part[start:min(end, start + _BEGINNING)]
+                head, start = b"", end + 1
+            head = (head + part[start:start + _BEGINNING])[:_BEGINNING]
+    if head: yield head
+
+# %% ../../nbs/logs/09_ms_swift.ipynb #761b5152
 def _steps_of_lines(file):
     "The step with which each line of a file begins; infinite where it cannot be told."
     found = []
     try:
-        with opened_log(file) as f:
-            while part := f.readline(_BEGINNING):
-                match = _STEP.match(part)
-                found.append(int(match[1]) if match else math.inf)
-                while part and not part.endswith(b"\n"): part = f.readline(_PART)
+        for beginning in _beginnings(file):
+            match = _STEP.match(beginning)
+            found.append(int(match[1]) if match else math.inf)
     except UNREADABLE: pass  # it is said when the lines are read
     return found
 
 def _made_again(steps):
-    "Numbers of the lines whose step is above that of a line which follows; where it cannot be told it is not."
-    again, lowest = set(), math.inf
-    for number in range(len(steps), 0, -1):
-        step = steps[number - 1]
-        if lowest < step < math.inf: again.add(number)
-        lowest = min(lowest, step)
+    "Numbers of the lines whose steps come again where the steps go back; a step that cannot be told is passed over."
+    again, before = set(), []
+    for number, step in enumerate(steps, 1):
+        if step == math.inf: continue
+        if before and step < before[-1][0]:
+            while before and before[-1][0] >= step: again.add(before.pop()[1])
+        before.append((step, number))
     return again
 
 # %% ../../nbs/logs/09_ms_swift.ipynb #496dabbf
-_OTHERS = {"step", "prompt", "completion", "advantages", "entropy", "solution", "num_turns", "image"}
+_OTHERS = {"step", "gen_step", "prompt", "completion", "advantages", "entropy", "solution", "num_turns", "image"}
 
 def reward_names(
     names: list[str],  # columns, as the log has them
@@ -63,44 +75,56 @@ def _number_list(text, names):
     if len(weights) == len(names): return dict(zip(names, weights))
     raise UserError(f"weights: {len(weights)} came for {len(names)} rewards ({', '.join(names)})")
 
-@functools.lru_cache(64)
 def _weights(names, columns, weights):
     "The columns that make the score, with their weights."
-    picked = [name.strip() for name in columns.split(",")] if columns else reward_names([*names])
+    picked = [name.strip() for name in columns.split(",")] if columns else reward_names(names)
     return _number_list(weights, picked)
 
-@functools.lru_cache(64)
-def _others(names): return [name for name in names if name not in ("step", "prompt", "completion")]
-
+# %% ../../nbs/logs/09_ms_swift.ipynb #d9dbae90
 def _step_of(x):
     if isinstance(x, str) and x.isdecimal() and len(x) <= 15: return int(x)
+    if type(x) is int and 0 <= x < 10 ** 15: return x
     raise UserError(f"its step is {str(x)[:40]!r}, expected the number of a step")
+
+def _paid(row, weights):
+    "The weighted sum of the rewards of a row; NaN where no function applies."
+    given = []
+    for name, weight in weights.items():
+        paid = number_in(row, name) * weight
+        if paid == paid: given.append(paid)  # NaN does not
+    return math.fsum(given) if given else math.nan
 
 # %% ../../nbs/logs/09_ms_swift.ipynb #a9b26d6e
 @register_reader("ms_swift")
 @dataclass(frozen=True)
 class MsSwift(BatchReader):
-    "ms-swift: completions.jsonl, which --log_completions true writes."
+    "ms-swift: completions.jsonl, which --log_completions true writes, on Megatron and Ray too."
     columns: str = ""  # rewards that make the score, with commas between them; empty: all of them
     weights: str = ""  # their weights, with commas between them; empty: 1 each
+    evaluation: bool = False  # keep what looks like the completions of an evaluation
 
     writer: ClassVar[str] = "ms-swift"
     expected: ClassVar[str] = "a file completions.jsonl, in it or in folders in it"
     layouts: ClassVar[dict[str, str]] = {"completions": r"completions\.jsonl"}
-    keys: ClassVar[tuple[tuple[str, ...], ...]] = (("step", "prompt", "completion"),)
+    keys: ClassVar[tuple[tuple[str, ...], ...]] = (
+        ("step", "prompt", "completion"), ("gen_step", "prompt", "completion"))
     caveats: ClassVar[tuple[str, ...]] = (
-        "ms-swift: completions of evaluations, if there were any, stand among those of the training",
+        "ms-swift: completions of an evaluation stand among those of the training where no batch of the training was "
+        "logged at its step",
         "ms-swift: the log does not say which completions were cut off: how they ended stays unknown")
 
-    def rollout(self, row: dict[str, Any], step: int) -> list[Rollout]:
-        names = tuple(row)
-        weights = _weights(names, self.columns, self.weights)
-        paid = [number_in(row, name) * weight for name, weight in weights.items()]
-        given, at = [x for x in paid if not math.isnan(x)], _step_of(row["step"])
-        more = {k: row[k] for k in _others(names)}
-        score = math.fsum(given) if given else math.nan
-        return [Rollout(text_in(row, "prompt"), text_in(row, "completion"), score=score, ended=None,
-                        iteration=at, optimizer_step=max(at - 1, -1), more=more)]
+    def required(self, batch: dict[str, Any]) -> tuple[str, ...]: return self.keys["gen_step" in batch]
+
+    def reading(self, batch: dict[str, Any], step: int) -> Callable[[dict[str, Any]], list[Rollout]]:
+        return functools.partial(self._rollout, _weights([*batch], self.columns, self.weights))
+
+    def _rollout(self, weights, row):
+        score = _paid(row, weights)
+        is_update = "step" in row
+        at = _step_of(row.pop("step" if is_update else "gen_step"))
+        prompt, completion = text_in(row, "prompt"), text_in(row, "completion")
+        del row["prompt"], row["completion"]
+        return [text_rollout(prompt, completion, score, at, at - 1 if is_update else -1, row)]
 
 # %% ../../nbs/logs/09_ms_swift.ipynb #cdc16662
 @patch
@@ -108,17 +132,32 @@ def batches(self: MsSwift,
     file: Path,  # of the log
     problems: Problems,  # takes what is wrong
 ) -> Iterator[tuple[int, dict[str, Any]]]:  # number of the line, columns
-    "The batches in a file, without those that were written twice or made again."
-    again, repeated, before = _made_again(_steps_of_lines(file)), 0, None
+    "The batches in a file, without those of evaluations and those that were written twice or made again."
+    steps, repeated, evaluated, before = _steps_of_lines(file), 0, 0, (None, -1)
+    again = _made_again(steps)
     for number, batch in json_lines(file, problems):
         if number in again: continue
+        if "gen_step" in batch:
+            yield number, _as_columns(batch)
+            continue
+        step = steps[number - 1] if number <= len(steps) else math.inf  # of a file that is cut off
         said = batch.get("prompt"), batch.get("completion")
-        repeated += said == before
-        if said != before: yield number, batch
-        before = said
-    if again: problems.note(f"{file}: {len(again)} batches are left out: they were made again when the run was resumed")
-    if repeated: problems.note(f"{file}: {repeated} batches are left out: they repeat the one before, "
-                               "which served several updates")
+        if said == before[0]: repeated += 1
+        elif step in (0, before[1]) and step < math.inf and not self.evaluation: evaluated += 1
+        else: yield number, batch
+        before = said, step
+    _say_left_out(file, len(again), repeated, evaluated, problems)
+
+def _as_columns(batch):
+    "A batch whose columns are lists; on Ray a line has one rollout."
+    return batch if any(isinstance(x, list) for x in batch.values()) else {k: [x] for k, x in batch.items()}
+
+def _say_left_out(file, again, repeated, evaluated, problems):
+    for n, why in ((again, "they were made again when the run was resumed"),
+                   (repeated, "they repeat the one before, which served several updates"),
+                   (evaluated, "they were logged at step 0, or second at their step, as those of an evaluation are "
+                               "(-s evaluation 1 keeps them)")):
+        if n: problems.note(f"{file}: {n} batches are left out: {why}")
 
 # %% ../../nbs/logs/09_ms_swift.ipynb #00131db0
 @patch
@@ -129,7 +168,7 @@ def make_run(self: MsSwift,
     "A run whose files were found, and what makes its score."
     run = super(MsSwift, self).make_run(found, problems)
     _, first = next(json_lines(run.files[0], Problems(skip=True)), (0, {}))
-    weights = _weights(tuple(first), self.columns, self.weights)
+    weights = _weights([*first], self.columns, self.weights)
     for name in weights if first else ():
         if name not in first: raise UserError(nearest(name, [*first], f"column of {run.files[0]}"))
     terms = [name if weight == 1 else f"{weight:g} {name}" for name, weight in weights.items()]

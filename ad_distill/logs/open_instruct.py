@@ -131,9 +131,9 @@ def find(self: OpenInstruct,
 
 def _metadata(found):
     "What is said about a run beside its shards."
-    file = found.folder.with_name(f"{found.folder.name}_metadata.jsonl")
-    if not file.is_file(): return {}
-    return next(json_lines(file, Problems(skip=True)), (0, {}))[1]
+    files = [found.folder.with_name(f"{found.folder.name}_metadata.jsonl{end}") for end in ("", ".gz")]
+    file = next((file for file in files if file.is_file()), None)
+    return {} if file is None else next(json_lines(file, Problems(skip=True)), (0, {}))[1]
 
 # %% ../../nbs/logs/11_open_instruct.ipynb #647c945c
 @patch

@@ -18,7 +18,7 @@ from fastcore.basics import patch
 
 from .core import register_reader
 from .rows import (
-    RowReader, conversation_rollout, list_in, logged_messages, number_in, step_in, tokens_of)
+    RowReader, conversation_rollout, list_in, logged_messages, number_in, step_in, tokens_of, turn_tokens)
 from ..registry import UserError
 from ..rlhf.rollouts import Rollout, message_of
 
@@ -78,23 +78,15 @@ def _trace_rollouts(trace, which, text):
         yield conversation_rollout(messages, score=score, ended=not _cut_off(trace), **said)
 
 # %% ../../nbs/logs/07_prime_rl.ipynb #b7468833
-def _turn_tokens(turns):
-    "Tokens, mask and logprobs of a conversation, of turns that have theirs."
-    ids, mask, logprobs = [], [], []
-    for turn in turns:
-        said = turn["tokens"]
-        prompt, completion = list_in(said, "prompt_ids"), list_in(said, "completion_ids")
-        if prompt[:len(ids)] != ids:
-            raise UserError("its turns do not go on where those before them end (-s text 1 reads the text only)")
-        mask += [False] * (len(prompt) - len(ids)) + [True] * len(completion)
-        ids, logprobs = prompt + completion, logprobs + list_in(said, "completion_logprobs")
-    return tokens_of(ids, mask, logprobs)
+_TURN = "prompt_ids", "completion_ids", "completion_logprobs"
 
 def _row_rollout(row, text):
     "The rollout of a row of verifiers 0.x."
     messages = logged_messages(row, "prompt") + logged_messages(row, "completion", True)
     turns = [] if text else row.get("trajectory") or []
-    said = _turn_tokens(turns) if turns and all(turn.get("tokens") for turn in turns) else {}
+    said = {}
+    if turns and all(turn.get("tokens") for turn in turns):
+        said = turn_tokens([tuple(list_in(turn["tokens"], k) for k in _TURN) for turn in turns])
     score, ended = number_in(row, "reward"), row.get("is_truncated") is not True
     return conversation_rollout(messages, score=score, ended=ended, **said)
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from .core import register_reader
-from .rows import (
-    BatchReader, conversation_rollout, list_in, logged_messages, number_in, parsed_line, step_in, text_in)
+from ad_distill.logs.rows import (
+    BatchReader, conversation_rollout, list_in, logged_messages, number_in, parsed_line, step_in, text_in,
+    text_rollout)
 from ..rlhf.rollouts import Message, Rollout, message_of
 
 # %% ../../nbs/logs/16_roll.ipynb #fae9e579
@@ -25,7 +26,7 @@ def _within(row, key):
 def _answered(row):
     "The rollout of a row with verifiable rewards."
     score, response = number_in(row, "scores"), text_in(row, "responses")
-    if row.get("prompt") is not None: return Rollout(text_in(row, "prompt"), response, score=score, ended=None)
+    if row.get("prompt") is not None: return text_rollout(text_in(row, "prompt"), response, score)
     asked = logged_messages({"messages": _within(row, "messages")}, "messages")
     return conversation_rollout([*asked, Message("assistant", response, by_model=True)], score=score, ended=None)
 

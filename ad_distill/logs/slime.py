@@ -9,6 +9,7 @@ __all__ = ['Slime']
 
 # %% ../../nbs/logs/12_slime.ipynb #87b6b92f
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,7 +17,7 @@ from typing import Any, ClassVar
 from fastcore.basics import patch
 
 from .core import SPOILT, CutOff, Problems, first_match, register_reader
-from .rows import RowReader, list_in, logged_messages, number_in, text_in
+from .rows import RowReader, list_in, logged_messages, number_in, opened_log, text_in
 from ..registry import UserError, nearest
 from ..rlhf.rollouts import Message, Rollout, conversation_text
 
@@ -24,7 +25,9 @@ from ..rlhf.rollouts import Message, Rollout, conversation_text
 def _loaded(file, step):
     "The samples in a file, or `CutOff`."
     import torch
-    try: data = torch.load(file, map_location="cpu", weights_only=True)
+    held = opened_log(file) if file.suffix == ".gz" else nullcontext(file)
+    try:
+        with held as f: data = torch.load(f, map_location="cpu", weights_only=True)
     except Exception as e:  # a damaged file raises what it likes
         if "weights_only" not in str(e):
             raise CutOff(f"it is no file of torch.save, or cut off ({type(e).__name__})") from None

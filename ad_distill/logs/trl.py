@@ -13,12 +13,13 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .core import CutOff, Problems, Reader, Run, claimed_files, log_folders, register_reader
 from ..registry import UserError, nearest
+from ..rlhf.conversations import says_all
 from ..rlhf.rollouts import Rollout, conversation_text, message_of
 
 # %% ../../nbs/logs/03_trl.ipynb #ad9a50a6
@@ -174,58 +175,70 @@ def _numbers(text):
 # %% ../../nbs/logs/03_trl.ipynb #17f68783
 _ENOUGH = 4096  # rollouts that decide what is a reward
 
+class _Group(NamedTuple):
+    "Completions of one prompt that were compared."
+    x: np.ndarray  # (n, f) numbers in the columns
+    a: np.ndarray  # (n,) advantages
+    scale: Any  # the same for groups whose advantages are in one proportion to their scores
+
 def _blocks(runs):
     "Runs of one prompt cut into groups: the shortest ones whose advantages sum up to nothing."
-    shared = math.gcd(*(len(a) for _, a in runs))
+    shared = math.gcd(*(len(a) for _, a, _ in runs))
     for n in (n for n in range(2, shared + 1) if shared % n == 0):
-        cut = [(x[i:i + n], a[i:i + n]) for x, a in runs for i in range(0, len(a), n)]
-        if all(abs(a.sum()) <= 2e-3 * n * abs(a).max() for _, a in cut): return cut
-    return [(x, a) for x, a in runs if len(a) > 1 and abs(a.sum()) <= 2e-3 * len(a) * abs(a).max()]
+        cut = [_Group(x[i:i + n], a[i:i + n], scale) for x, a, scale in runs for i in range(0, len(a), n)]
+        if all(abs(a.sum()) <= 2e-3 * n * abs(a).max() for _, a, _ in cut): return cut
+    return [x for x in runs if len(x.a) > 1 and abs(x.a.sum()) <= 2e-3 * len(x.a) * abs(x.a).max()]
 
+# %% ../../nbs/logs/03_trl.ipynb #22e99e93
 def _runs_of(look, names):
-    "(numbers (n, f), advantages (n,)) of rollouts with one prompt that stand one after the other."
+    "Rollouts with one prompt that stand one after the other."
     table = _parquet(look.file).read([*names, "advantage"])
     x = np.stack([table[k].to_numpy().astype(float) for k in names], 1)  # (rollouts, f)
     x[np.isinf(x)] = np.nan
     a = np.nan_to_num(table["advantage"].to_numpy().astype(float), posinf=0, neginf=0)  # (rollouts,)
     new = (np.diff(look.prompts) != 0) | (np.diff(look.steps) != 0)
     edges = [0, *(np.flatnonzero(new) + 1).tolist(), len(a)]
-    return [(x[i:j], a[i:j]) for i, j in zip(edges, edges[1:]) if j > i]
+    return [_Group(x[i:j], a[i:j], look.file) for i, j in zip(edges, edges[1:]) if j > i]
 
 # %% ../../nbs/logs/03_trl.ipynb #71f42628
 def _groups(looks, names):
-    "(numbers (n, f), advantages (n,)) of groups of completions that were compared, as far as they are needed."
+    "Groups of completions that were compared, as far as they are needed; those of a file have one scale here."
     runs, n = [], 0
     for look in looks:
         if "advantage" not in _parquet(look.file).schema_arrow.names: return []
-        telling = [(x, a) for x, a in _runs_of(look, names) if a.any()]
+        telling = [x for x in _runs_of(look, names) if x.a.any()]
         runs += telling
-        n += sum(len(a) for _, a in telling)
+        n += sum(len(x.a) for x in telling)
         if n > _ENOUGH: break
     return _blocks(runs) if runs else []
 
+def _each_scaled(groups): return [x._replace(scale=i) for i, x in enumerate(groups)]
+
 # %% ../../nbs/logs/03_trl.ipynb #f81f02ee
 def _centered(groups, picked):
-    "Each group's columns and advantages less their means, without rollouts to which no function applies."
-    for x, a in groups:
-        known = ~np.isnan(x[:, picked]).all(1)  # (n,)
+    "Columns and advantages less the means of their groups, of groups with one scale end to end: (rows, f), (rows,)."
+    found = defaultdict(list)
+    for x, a, scale in groups:
+        known = ~np.isnan(x[:, picked]).all(1)  # (n,) rollouts to which some function applies
         if known.sum() < 2: continue
         x, a = np.nan_to_num(x[known][:, picked]), a[known]
-        yield x - x.mean(0), a - a.mean()
+        found[scale].append((x - x.mean(0), a - a.mean()))
+    return [tuple(map(np.concatenate, zip(*same))) for same in found.values()]
 
 def _misfit(c, a):
     "(n, f) What of centered columns is not in proportion to the advantages."
     return c - np.outer(a, a @ c) / (a @ a) if a.any() else c
 
-def _fits(centered, misfit, weights):
+def _fits(centered, misfit, weights, slack):
     "Whether the weighted sum of columns is in proportion to the advantages, and of their sign."
     total = np.concatenate([c @ weights for c, _ in centered])
-    off = np.linalg.norm(misfit @ weights) > 2e-3 * np.linalg.norm(total)
+    off = np.linalg.norm(misfit @ weights) > slack * np.linalg.norm(total)
     return total.any() and not off and all(a @ c @ weights > 0 for c, a in centered if a.any())
 
-def _fitted(groups, picked):
+# %% ../../nbs/logs/03_trl.ipynb #4d584b03
+def _fitted(groups, picked, slack):
     "Weights of columns with which they make the advantages, 1 each if that will do; None: there are none."
-    centered = [*_centered(groups, picked)]
+    centered = _centered(groups, picked)
     if not centered: return None
     misfit = np.concatenate([_misfit(c, a) for c, a in centered])  # (rows, f)
     spread = np.sqrt(sum((c ** 2).sum(0) for c, _ in centered))  # (f,)
@@ -233,7 +246,7 @@ def _fitted(groups, picked):
     for weights in _weights_to_try(misfit[:, active] / spread[active], spread[active]):
         full = np.zeros(len(picked))
         full[active] = weights
-        if _fits(centered, misfit, full): return dict(zip(picked, full.tolist()))
+        if _fits(centered, misfit, full, slack): return dict(zip(picked, full.tolist()))
     return None
 
 # %% ../../nbs/logs/03_trl.ipynb #e3291bf4
@@ -249,24 +262,75 @@ def _weights_to_try(misfit, spread):
     weights[np.abs(rows[-1]) < 1e-3] = 0
     yield weights / weights[np.flatnonzero(weights)[0]]
 
+# %% ../../nbs/logs/03_trl.ipynb #34b2052e
+def _direction(groups, weights):
+    "(rows,) The weighted sum of columns, of length 1: the same for sums in proportion."
+    total = np.concatenate([np.nan_to_num(x)[:, [*weights]] @ [*weights.values()] for x, _, _ in groups])
+    return total / np.linalg.norm(total)
+
+def _all_fits(groups, n, slack):
+    "Weights of `n` columns with which they make the advantages: of the first columns, and of each alone."
+    ways = [[*range(k)] for k in range(1, n + 1)] + [[k] for k in range(n)]
+    found = [_fitted(groups, picked, slack) for picked in ways]
+    return [{k: w for k, w in weights.items() if w} for weights in found if weights]
+
+def _unlike(groups, found):
+    "Of weights that make sums in proportion, the first ones."
+    kept, directions = [], []
+    for weights in found:
+        at = _direction(groups, weights)
+        if any(np.allclose(at, other, atol=1e-3) for other in directions): continue
+        kept.append(weights)
+        directions.append(at)
+    return kept
+
+# %% ../../nbs/logs/03_trl.ipynb #07012774
+_ADDED = 1e-4  # to the spread of a group, before TRL divides by it
+_ROUGH = 1e-2  # float32 keeps differences so far
+_FEW = 3  # pairs; the sizes of fewer fit by chance
+
+def _unscaled(groups):
+    "Pairs with advantages in proportion to the differences of their scores; without those where too little is left."
+    found = []
+    for x, a, _ in groups:
+        share = math.sqrt(2) * abs(a[0])  # spread / (spread + added)
+        if 0 < share < 1 - 1e-5: found.append(_Group(x, np.sign(a) * _ADDED * share / (1 - share), 0))
+    return found
+
+def _differ(groups):
+    "Whether the advantages of pairs are of several sizes."
+    sizes = [abs(x.a[0]) for x in groups]
+    return len(sizes) > 1 and max(sizes) > 1.02 * min(sizes)
+
+# %% ../../nbs/logs/03_trl.ipynb #a3d84430
+def _of_pairs(groups, n):
+    "As `_all_fits`, of pairs: where differences of several sizes tell one set of columns, that one."
+    every = []
+    for told, slack in ((_unscaled(groups), _ROUGH), (groups, 2e-3)):
+        found = _unlike(groups, _all_fits(told, n, slack))
+        if len(found) == 1 and len(told) >= _FEW and _differ(told): return found
+        every += found
+    if every and len(groups) < _FEW: every += _all_fits(_each_scaled(groups), n, 2e-3)  # what the signs allow
+    return _unlike(groups, every)
+
 def _found_rewards(looks, names):
-    "Columns that make the advantages, with weights; None where the log does not tell."
+    "Columns that make the advantages, with weights: all sets between which the log does not tell."
     groups = _groups(looks, names)
-    if not groups: return None
-    ways = [[*range(k)] for k in range(1, len(names) + 1)] + [[k] for k in range(len(names))]
-    for picked in ways:
-        weights = _fitted(groups, picked)
-        if weights: return {names[k]: w for k, w in weights.items() if w}
-    return None
+    if not groups: return []
+    if all(len(x.a) == 2 for x in groups): found = _of_pairs(groups, len(names))
+    else: found = _all_fits(_each_scaled(groups), len(names), 2e-3)[:1]
+    return [{names[k]: w for k, w in weights.items()} for weights in found]
 
 # %% ../../nbs/logs/03_trl.ipynb #d08950d2
 def _guessed(looks, names, run, problems):
     "The columns that are rewards, with their weights, and a note about the others."
     if len(names) < 2: return dict.fromkeys(names, 1.)
-    found = _found_rewards(looks, names)
-    if found is None:
-        raise UserError(f"{run}: several columns hold numbers ({', '.join(names)}), and the advantages do not tell "
-                        "which of them are rewards: name those with -s columns A,B")
+    ways = _found_rewards(looks, names)
+    if len(ways) != 1:
+        told = f"groups of two fit {' or '.join(map(' + '.join, ways))}" if ways else "the advantages do not tell"
+        raise UserError(f"{run}: several columns hold numbers ({', '.join(names)}), and {told}, "
+                        "so that it is open which of them are rewards: name those with -s columns A,B")
+    (found,) = ways
     rest = [k for k in names if k not in found]
     if rest: problems.note(f"{run}: the advantages come from {' + '.join(found)}; left out of the score: "
                            f"{', '.join(rest)} (-s columns A,B picks others)")
@@ -303,11 +367,6 @@ def _text(x):
     if isinstance(x, str): return x
     raise UserError(f"a prompt or completion is {str(x)[:60]!r}, expected a text or a list of messages")
 
-def _holds(text, messages):
-    "Whether everything that was said stands in a text, and who was called."
-    said = [y for m in messages for y in (m.content, m.reasoning, *(str(c.get("name", "")) for c in m.tool_calls))]
-    return all(y.strip() in text for y in said)
-
 # %% ../../nbs/logs/03_trl.ipynb #1a1ec2c6
 def _as_template(tokenizer, prompt, completion):
     "Both as a tokenizer's own template has them; None if it drops something, or has no such text."
@@ -321,7 +380,7 @@ def _as_template(tokenizer, prompt, completion):
 def _rendered(tokenizer, prompt, completion, messages):
     "Prompt and completion as text."
     both = _as_template(tokenizer, prompt, completion) if isinstance(prompt, list) else None
-    if both and _holds("".join(both), messages): return both
+    if both and says_all("".join(both), messages): return both
     n = len(prompt) if isinstance(prompt, list) else 0
     texts = conversation_text(messages[:n]) if n else _text(prompt), conversation_text(messages[n:])
     return texts

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 from fastcore.basics import patch
 
 from .core import SPOILT, Problems, register_reader
-from .rows import RowReader, json_lines, number_in, step_in, text_in
+from .rows import RowReader, json_lines, number_in, step_in, text_in, text_rollout
 from ..registry import UserError
 from ..rlhf.rollouts import Rollout
 
@@ -63,8 +63,7 @@ class Verl(RowReader):
     def rollout(self, row: dict[str, Any], step: int) -> list[Rollout]:
         step, score = step_in(row, "step", step), number_in(row, self.column)
         more = {k: x for k, x in row.items() if k not in _FIELDS} if len(row) > len(_FIELDS) else {}
-        return [Rollout(text_in(row, "input"), text_in(row, "output"), score=score, ended=None, iteration=step,
-                        optimizer_step=max(step - 1, -1), more=more)]
+        return [text_rollout(text_in(row, "input"), text_in(row, "output"), score, step, step - 1, more)]
 
 # %% ../../nbs/logs/06_verl.ipynb #fc4ac167
 @patch

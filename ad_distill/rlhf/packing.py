@@ -90,7 +90,12 @@ def add(self: PackedRollouts,
     self.n += 1
     self.unscored += not r.scores and math.isnan(row["score"][0])
 
+# %% ../../nbs/rlhf/14_packing.ipynb #0ef9ed30
 def _score(r): return math.nan if r.score is None else r.score
+
+def _encoded(texts):
+    try: return [x.encode() for x in texts]
+    except UnicodeEncodeError: raise TypeError("a message of it has half a character") from None
 
 def _texts(r, turns):
     "The steps of a rollout of text, and what is kept of it beside."
@@ -98,13 +103,14 @@ def _texts(r, turns):
     if turns and (found := turn_texts(r)):
         steps, scores, more = found, turn_rewards(r), turns_json(r)
     line = rollout_json(r, "".join(x for step in steps for x in step), more)
-    prompts, completions = ([x.encode() for x in column] for column in zip(*steps))
+    prompts, completions = map(_encoded, zip(*steps))
     numbers = dict(prompt_n=[*map(len, prompts)], token_n=[*map(len, completions)], rows=[len(steps)])
     return dict(prompt=array("B", b"".join(prompts)), token=array("B", b"".join(completions)), score=array("d", scores),
                 logprob=array("f", [math.nan] * len(steps))) | {k: array("i", x) for k, x in numbers.items()}, line
 
 def _tokens(r):
     "The tokens of a rollout, and what is kept of it beside."
+    if r.completion_ids is None: raise TypeError("it has no tokens, and the first rollout of the run has some")
     prompt, completion = array("i", r.prompt_ids), array("i", r.completion_ids)
     if not completion: raise TypeError("it has no token at all")
     row = dict(prompt=prompt, prompt_n=array("i", [len(prompt)]), token=completion,

@@ -107,7 +107,8 @@ def message_of(
     "A message as a log has it; `UserError` if it is none."
     if type(logged) is dict and len(logged) == 2 and type(role := logged.get("role")) is type(
             said := logged.get("content")) is str:
-        return Message(role, said, by_model=by_model and role == "assistant")  # nearly every message is such a one
+        is_model = by_model and role == "assistant"
+        return Message(role, said, "", "", [], is_model, math.nan, {})  # nearly every message is such a one
     m = _known(logged)
     if not isinstance(m, dict) or not isinstance(m.get("role"), str): raise UserError(_no_message("a message", logged))
     calls = m.get("tool_calls", [])
@@ -138,7 +139,8 @@ def conversation_text(
     messages: list[Message],  # in the order in which they were said
 ) -> str:
     "Messages as text: one alone is its content, several are lines `role: content`."
-    if len(messages) == 1 and not messages[0].name: return message_text(messages[0])
+    m = messages[0] if len(messages) == 1 else None
+    if m and not m.name: return message_text(m) if m.reasoning or m.tool_calls or m.more else m.content
     roles = [f"{m.role} ({m.name})" if m.name else m.role for m in messages]
     return "\n".join(f"{role}: {message_text(m)}" for role, m in zip(roles, messages))
 
