@@ -503,6 +503,7 @@ def test_evaluate_against_baselines(work, tmp_path):
     assert (got["instances"], got["instances_in_split"], got["missing"], silence) == (2, 16, [], "")
     assert got["baselines"]["optimum"]["score_mean"] == 1 and list(got["baselines"]) == ["random", "optimum", "source"]
     assert "(it learns within 2 episodes here; in the histories it had 40)" in out and got["source_episodes"] == 40
+    assert "in the last 2 episodes" in out and "five" not in out  # which there are not
 
 
 def test_baselines_that_there_are_not(tmp_path):
