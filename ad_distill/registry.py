@@ -146,8 +146,9 @@ def _checked(self: Registry, name, key, value, default):
     "A value in the type of the default, or a `UserError`; a whole number may stand for a real one."
     if type(default) is float and type(value) is int: return float(value)
     if is_like(value, default): return value
+    such = f", such as {default!r}" if default == default else ""  # NaN is no example
     raise UserError(f"{self.kind} {name!r}: {key}={value!r} is a {type(value).__name__}; "
-                    f"expected {type(default).__name__}, such as {default!r}")
+                    f"expected {type(default).__name__}{such}")
 
 # %% ../nbs/registry/01_registry.ipynb #6db30284
 @patch

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -359,6 +360,21 @@ def test_show(work):
     assert f"instance goals [{h['differs']['goals'][0]}]" in cli("show", "room", "--history", -1, cwd=work).stdout
 
 
+def test_show_says_what_was_asked_for_and_shortens_what_is_long(tmp_path):
+    "Parameters that are not the usual ones; of a long episode its ends, unless it is asked for."
+    _, told, ends, whole = several(
+        "generate dark_room -p horizon 90 --source random --histories 1 --episodes 2 --out long".split(),
+        ["show", "long"],
+        ["show", "long", "--history", 0],
+        ["show", "long", "--history", 0, "--episodes", "1"],
+        cwd=tmp_path,
+    )
+    assert re.search(r"info\.task +dark_room, horizon=90\n", told) and re.search(r"info\.source +random\n", told)
+    rows = [[int(n) for n in re.findall(r"^ +(\d+) ", text, re.M)] for text in (ends, whole)]
+    assert rows == [2 * [*range(16), *range(82, 90)], [*range(90)]]
+    assert ends.count("... 66 transitions more; --episodes prints all of them") == 2 and "more" not in whole
+
+
 def test_one_is_one_and_a_size_is_a_size(tmp_path):
     made, shown, history = several(
         "generate bandit --source ucb --histories 1 --episodes 1 --out one".split(),
@@ -486,6 +502,8 @@ def test_evaluate_against_baselines(work, tmp_path):
     got = json.loads(summary)
     assert (got["instances"], got["instances_in_split"], got["missing"], silence) == (2, 16, [], "")
     assert got["baselines"]["optimum"]["score_mean"] == 1 and list(got["baselines"]) == ["random", "optimum", "source"]
+    assert "(it learns within 2 episodes here; in the histories it had 40)" in out and got["source_episodes"] == 40
+    assert "in the last 2 episodes" in out and "five" not in out  # which there are not
 
 
 def test_baselines_that_there_are_not(tmp_path):
@@ -637,6 +655,10 @@ MISTAKES = [
     ("generate dark_room -p size 2.5 --out x", ["size", "2.5", "int"]),
     ("generate dark_room -p size 0 --out x", "size"),
     ("generate dark_room -p size 1 --out x", "size"),
+    ("generate gym:CartPole-v1 -p best high --out x", ["best", "high", "expected float"]),
+    ("generate gym:CartPole-v1 -p vary gravty=1:2 --out x", ["gravty", "did you mean gravity?", "force_mag"]),
+    ("generate text_rlhf --out x", ["text_rlhf", "trl_grpo", "-s model", "ad_distill import"]),
+    ("generate text_rlhf --source random --out x", ["random", "are texts"]),
     ("generate dark_room -s epsilon 2 --out x", "epsilon"),
     ("generate bandit_gaussian -p std nan --out x", "std"),
     ("generate dark_room --source thompson --out x", ["thompson", "dark_room"]),

@@ -68,7 +68,9 @@ def maze(tmp_path_factory):
     "A folder with a module of somebody's, and a store and a model that name it."
     folder = tmp_path_factory.mktemp("maze")
     (folder / "maze.py").write_text(MAZE)
-    ad("generate", "gym:maze:Maze", "--source", "random", "--histories", 3, "--episodes", 4, "--out", "s", cwd=folder)
+    how = ("--source", "random", "--histories", 3, "--episodes", 4)
+    made = ad("generate", "gym:maze:Maze", *how, "--out", "s", cwd=folder)
+    assert "run it only with --trust maze" in made.stderr  # what the next command will ask for
     ad("train", "s", *TINY, "--trust", "maze", "--out", "m", cwd=folder)
     return folder
 

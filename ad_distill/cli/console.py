@@ -130,11 +130,12 @@ class Commands(click.Group):
 # %% ../../nbs/cli/01_console.ipynb #4ac01acf
 @contextmanager
 def interruptible(
-    advice: str,  # how to go on
+    advice: str | Callable[[], str],  # how to go on, or what says so then
 ) -> Iterator[None]:
     "Ctrl-C ends the work with a line that says how to go on."
     try: yield
-    except KeyboardInterrupt: raise Failure(f"interrupted; {advice}", 130) from None
+    except KeyboardInterrupt:
+        raise Failure(f"interrupted; {advice() if callable(advice) else advice}", 130) from None
 
 # %% ../../nbs/cli/01_console.ipynb #7d4edb83
 def typed(
@@ -150,7 +151,8 @@ def typed(
         came, expected = ",".join(map(str, value)), ",".join(map(str, like))
         raise UserError(f"{name} of {of}: {came} came, expected values such as {expected}")
     if like is None or is_like(value, like): return value
-    raise UserError(f"{name} of {of}: {text!r} came, expected {type(like).__name__}, such as {like!r}")
+    such = f", such as {like!r}" if like == like else ""  # NaN is no example
+    raise UserError(f"{name} of {of}: {text!r} came, expected {type(like).__name__}{such}")
 
 def values(
     pairs: Sequence[tuple[str, str]],  # (name, text), as an option that may be repeated gives them

@@ -10,6 +10,7 @@ __all__ = ['EXCHANGE', 'SPLITS', 'USUAL_SOURCES', 'params_option', 'writes_optio
 # %% ../../nbs/cli/04_main.ipynb #2e33ca48
 import json, os, sys, time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import click
@@ -172,6 +173,7 @@ def _settings(model, as_json):
 
 # %% ../../nbs/cli/04_main.ipynb #1cb75d3b
 SPLITS = ("train", "held_out", "validation", "test")
+_FEW = 20  # instances to train on, of which a note warns
 USUAL_SOURCES = ("thompson", "q_learning", "rloo", "ppo")  # in this order, before any other
 
 def _candidates():
@@ -180,9 +182,19 @@ def _candidates():
 
 def _task_line(task, split):
     "What is learnt, and what a score of 1 is."
-    counts = f"{counted(task.n_instances, 'instance')}, {len(task.instances(split)):,} of them in the split {split}"
+    there = len(task.instances(split))
+    counts = f"{counted(task.n_instances, 'instance')}, {there:,} of them in the split {split}"
+    if split == "train" and there < _FEW: counts += " (few: a model may remember them and not find out)"
     return f"task: {task.name}, {'; '.join([counts, *task.notes])}"
 
+def _trust_line(task):
+    "What later commands ask for, where the code of the task is a module that the store only names."
+    named = sorted({m.partition(".")[0] for m in type(task).modules(vars(task))})
+    if not named: return ""
+    flags, which = " ".join(f"--trust {m}" for m in named), " and ".join(map(repr, named))
+    return f"code: the store names the module {which}; train, evaluate and show run it only with {flags}"
+
+# %% ../../nbs/cli/04_main.ipynb #6e2f90b3
 def _choose_source(task, name, pairs):
     "The source asked for, or else the first that can learn the task."
     if name is not None: return make(SOURCES, name, pairs)
@@ -193,8 +205,11 @@ def _choose_source(task, name, pairs):
         else:
             click.echo(f"source: {name} (--source takes another)", err=True)
             return make(SOURCES, name, pairs)
-    missing = next((f": {why}" for why in refused if "pip install" in why), "")
-    raise UserError(f"no source can learn task {task.name!r}{missing}; --source random records random actions")
+    missing = next((f": {why}" for why in refused if "pip install" in why or "-s " in why), "")
+    try: make(SOURCES, "random").check(task)
+    except UserError: other = "histories of it can be imported from the log of a trainer: `ad_distill import`"
+    else: other = "--source random records random actions"
+    raise UserError(f"no source learns task {task.name!r} by itself{missing}; {other}")
 
 # %% ../../nbs/cli/04_main.ipynb #d6590c05
 def _stored(about, store, out, start):
@@ -249,7 +264,7 @@ def _generate(task, source, histories, episodes, seed, out, workers, ray, params
         store = generate(task, source, out, histories, episodes, seed, split, workers, wants_bar(quiet), ray)
     made = _stored({"task": task.name, "source": source.name}, store, out, start)
     report(made, as_json, _stored_line(made))
-    notes = [_task_line(task, split), "" if source.name == "random" else rise_note(store)]
+    notes = [_task_line(task, split), _trust_line(task), "" if source.name == "random" else rise_note(store)]
     for note in [] if as_json else filter(None, notes): click.echo(note, err=True)
 
 # %% ../../nbs/cli/04_main.ipynb #77cabb35
@@ -565,12 +580,19 @@ def _online(task):
     def score(model): return {"score": summarize(evaluate(model, task, 30, n_instances=n))["model"]["score_iqm"]}
     return score
 
+def _how_to_go_on(out):
+    "What to type when a training was interrupted."
+    from ad_distill.train import last_checkpoint
+    if last_checkpoint(Path(out, "checkpoints")):
+        return f"the same command with --resume goes on from the last checkpoint in {out}"
+    return "there is no checkpoint yet (-s save_steps N keeps one every N steps): the same command begins anew"
+
 def _distill(task, store, out, parts, **how):
     "Train with settings sorted by what takes them; the summary without its log."
     from ad_distill.train import distill
     _check_training(parts["training"])
     online = _online(task) if parts["training"].get("evaluate_every") else None
-    with interruptible(f"the same command with --resume goes on from the last checkpoint in {out}"):
+    with interruptible(partial(_how_to_go_on, out)):
         got = distill(task, store, out, windows=make_windows(parts["windows"]), model=parts["model"],
                       training=parts["training"], evaluate=online, **how)
     return {k: v for k, v in got.items() if k not in ("log", "settings")}
@@ -720,38 +742,50 @@ def _write_table(table, out):
     else: table.to_json(out, orient="records", lines=False)
 
 # %% ../../nbs/cli/04_main.ipynb #ed73acaf
+def _store_info(model):
+    "What the store that a model was trained on says of itself; empty where the model does not say."
+    try: return dict(json.loads(Path(model, "settings.json").read_text(encoding="utf-8"))["store"]["info"])
+    except (OSError, ValueError, LookupError, TypeError): return {}
+
 def _distilled_source(model, task):
     "The source of the histories that a model was trained on, or else the usual one; `UserError` where there is none."
-    try: made_by = json.loads(Path(model, "settings.json").read_text(encoding="utf-8"))["store"]["info"]["source"]
-    except (OSError, ValueError, LookupError, TypeError): made_by = {}
-    if made_by.get("name") in SOURCES: return SOURCES.make(made_by["name"], made_by.get("params", {}))
+    made_by = _store_info(model).get("source") or {}
+    name = made_by.get("name")
+    if name in READERS: raise UserError(f"the histories are a log that {name} wrote, whose run cannot be repeated here")
+    if name in SOURCES: return SOURCES.make(name, made_by.get("params", {}))
     return _choose_source(task, None, ())
 
-def _story_baselines(task, n_episodes, ids, seed, bar, **which):
-    "Tables of what stories are held against: random ones, the optimum, simple learners and RLOO."
+# %% ../../nbs/cli/04_main.ipynb #b81c33d0
+def _story_baselines(task, source, n_episodes, ids, seed, bar, **which):
+    "Tables of what stories are held against: random ones, the optimum, simple learners, and the source."
     from ad_distill.evaluation.baselines import optimum
     from ad_distill.evaluation.story_baselines import play_learner, story_baselines
     from ad_distill.rlhf.stories.learners import ExploreThenCopy
     random = play_learner(task, ExploreThenCopy(n_episodes), "random", ids, n_episodes, seed)
-    others = story_baselines(task, n_episodes, source=make(SOURCES, "rloo"), progress=bar, seed=seed, **which)
-    return [random, optimum(task, n_episodes, ids, seed), others], []
+    missing = [f"source is not played: {source}"] if isinstance(source, UserError) else []
+    others = story_baselines(task, n_episodes, source=None if missing else source, progress=bar, seed=seed, **which)
+    return [random, optimum(task, n_episodes, ids, seed), others], missing
 
 def _with_baselines(table, model, task, n_episodes, bar, seed, **which):
     "The table of a model with rows of what it is held against, and a line for each baseline that is not there."
     import pandas as pd
     ids = table["instance"].to_numpy()[::n_episodes]  # (b,) one of each stream
-    if task.name == "story_rlhf": played, missing = _story_baselines(task, n_episodes, ids, seed, bar, **which)
+    try: source = _distilled_source(model, task)
+    except UserError as e: source = e
+    if task.name == "story_rlhf": played, missing = _story_baselines(task, source, n_episodes, ids, seed, bar, **which)
     else:
         from ad_distill.evaluation.baselines import possible_baselines
-        try: source = _distilled_source(model, task)
-        except UserError as e: source = e
         played, missing = possible_baselines(task, source, n_episodes, ids, seed, bar)
     return pd.concat([table, *played], ignore_index=True), missing
 
 # %% ../../nbs/cli/04_main.ipynb #7b279aa9
-def _baselines_line(summary):
+def _baselines_line(got):
     "The scores of the last ten episodes of all but the model."
-    return "".join(f"\n  {agent}: {s['score_mean']:.2f}" for agent, s in summary.items() if agent != "model")
+    learnt = got.get("source_episodes")
+    here = f"it learns within {got['episodes']:,} episodes here; in the histories it had"
+    pace = f" ({here} {learnt:,})" if learnt else ""
+    return "".join(f"\n  {agent}: {round(s['score_mean'], 2) + 0:.2f}{pace if agent == 'source' else ''}"
+                   for agent, s in got.get("baselines", {}).items())  # + 0 makes 0 of -0
 
 def _score_line(got):
     low, high = got["score_ci"]
@@ -761,9 +795,9 @@ def _score_line(got):
             f"{got['score_iqm']:.2f} without the best and the worst quarter, {got['failed']:.0%} of histories below .5")
     to_80 = got["episodes_to_80"]
     by_80 = f"is .8 over the five from episode {to_80} on" if to_80 else "is never .8 over any five episodes"
-    reached = f"the mean of all histories {by_80}"
+    reached = f"the mean of all histories {by_80}, " if got["episodes"] >= 5 else ""
     known = _figures(got, {"parse_failure": "parse failures", "reward_accuracy": "reward accuracy"})
-    return f"{got['path']}: {first}, {last}, {reached}, {known}{got['seconds']:.1f} s"
+    return f"{got['path']}: {first}, {last}, {reached}{known}{got['seconds']:.1f} s"
 
 def _instances_line(got, there):
     "How many instances were played, of how many."
@@ -800,13 +834,15 @@ def _evaluate(model, task, params, serializer, writes, episodes, instances, base
         same = {"n_instances": instances, **{k: how[k] for k in ("streams", "split", "seed")}}
         if baselines: table, missing = _with_baselines(table, model, task, episodes, bar, **same)
     _write_table(table, out)
-    if plot: plot_scores(table, plot)
     reads, found = net.serializer.name if hasattr(net, "serializer") else None, summarize(table)
+    if plot: plot_scores(table.replace({"agent": {"model": "lm"}}) if reads else table, plot)
     got = {"path": out, "model": model, "task": task.name, "episodes": episodes, "instances": instances,
            "instances_in_split": there, **how, "serializer": reads,
            "seconds": round(time.perf_counter() - start, 3), **found.pop("model")}
-    if baselines: got |= {"baselines": found, "missing": missing}
-    report(got, as_json, _score_line(got) + _baselines_line(got.get("baselines", {})))
+    if baselines:
+        learnt = _store_info(model).get("n_episodes")
+        got |= {"baselines": found, "missing": missing, "source_episodes": learnt}
+    report(got, as_json, _score_line(got) + _baselines_line(got))
     notes = [] if as_json else [_instances_line(got, there), *missing, _above_one(got, task)]
     for note in filter(None, notes): click.echo(note, err=True)
 

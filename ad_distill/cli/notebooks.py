@@ -217,7 +217,9 @@ def execute(
                              kernel_manager_class=kernel)
         except PapermillExecutionError as e: raise _cell_failure(e, path, out) from None
         except RuntimeError as e:  # the kernel is gone
-            if kernel.stopped: raise KeyboardInterrupt from None
+            if kernel.stopped:
+                logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # nobody asks any more what the cell gave
+                raise KeyboardInterrupt from None
             raise _kernel_failure(e, path, out, Path(folder, "stderr")) from None
         finally:
             if not progress: errors.end()

@@ -17,8 +17,8 @@ from typing import Any
 
 import click
 
-from .console import report
-from ..registry import UserError, counted, nearest
+from .console import defaults_of, report
+from ..registry import SOURCES, TASKS, UserError, counted, nearest
 
 # %% ../../nbs/cli/03_show.ipynb #c420f504
 def tenths(
@@ -79,21 +79,29 @@ def chosen_episodes(
     raise UserError(f"--episodes {text}: the history has {counted(n, 'episode')}" + (f", 0 to {n - 1}" if n else ""))
 
 # %% ../../nbs/cli/03_show.ipynb #4ac2f20c
-def _text(x, width=32):
+def _text(x, width=56):
     "A state or an action in a cell of the table."
     if isinstance(x, str): text = json.dumps(x, ensure_ascii=False)
     else: text = " ".join(f"{v:.4g}" for v in (x.ravel().tolist() if hasattr(x, "ravel") else [x]))
     return text if len(text) <= width else text[:width - 1] + "…"
 
+_LONG = 40  # transitions of an episode above which only its two ends are printed
+_ENDS = 16, 8  # how many of each end
+
 def rl_format(
     episode: Any,  # `Trajectory`
+    whole: bool = True,  # print a long one too in full, not only its ends
 ) -> list[str]:  # lines
     "An episode in RL Format: a line a transition."
-    cells = [("t", "state", "action", "reward", "logprob")]
-    for t, (state, action, reward, logprob) in enumerate(episode):
-        cells.append((str(t), _text(state), _text(action), f"{reward:.4g}", f"{logprob:.4f}"))
+    rows = [(str(t), _text(state), _text(action), f"{reward:.4g}", f"{logprob:.4f}")
+            for t, (state, action, reward, logprob) in enumerate(episode)]
+    left_out = 0 if whole or len(rows) <= _LONG else len(rows) - sum(_ENDS)
+    if left_out: rows = rows[:_ENDS[0]] + rows[-_ENDS[1]:]
+    cells = [("t", "state", "action", "reward", "logprob"), *rows]
     widths = [max(map(len, column)) for column in zip(*cells)]
-    return ["  " + "  ".join(c.rjust(w) for c, w in zip(row, widths)) for row in cells]
+    lines = ["  " + "  ".join(c.rjust(w) for c, w in zip(row, widths)) for row in cells]
+    if left_out: lines.insert(1 + _ENDS[0], f"  ... {left_out:,} transitions more; --episodes prints all of them")
+    return lines
 
 def ending(
     episode: Any,  # `Trajectory`
@@ -242,6 +250,23 @@ def store_summary(
     return {"histories": len(store), "episodes": int(store.episode_offset[-1]), "transitions": store.n_transitions,
             "bytes": store.n_bytes}
 
+def _as_asked(registry, about):
+    "A task or a source as it was asked for: its name, and what is not as by default; empty where that is not known."
+    name, params = (about or {}).get("name", ""), dict((about or {}).get("params") or {})
+    try: usual = defaults_of(registry.get_class(name.partition(":")[0])) | {"id": name.partition(":")[2]}
+    except UserError: return ""
+    differ = {k: str(v) for k, v in params.items() if v == v and v != usual.get(k)}  # NaN is not itself
+    own = [f"{k}={v if len(v) <= 80 else v[:79] + '…'}" for k, v in differ.items()]
+    return ", ".join([name, *own])
+
+def _described(store):
+    "What a store says of itself, its task and its source as they were asked for."
+    info = store.info
+    asked = {"info.task": _as_asked(TASKS, info.get("task")), "info.source": _as_asked(SOURCES, info.get("source"))}
+    lines = repr(store).splitlines()
+    return "\n".join(f"  {k:<18}{asked[k]}" if asked.get(k := line.split()[0]) else line for line in lines)
+
+# %% ../../nbs/cli/03_show.ipynb #5a0be1c4
 def show_store(
     store: Any,  # to describe
     as_json: bool,  # for programs
@@ -259,7 +284,7 @@ def show_store(
     if said: learning += f"\n  {'roles':<14}{', '.join(roles_in(said))} (of the first rollout)"
     for line in store.info.get("caveats") or (): learning += f"\n  {'caveat':<14}{line}"
     if left_out: learning += f"\n  {'left out':<14}{left_out} (told by the environment, not kept)"
-    report(summary, as_json, f"{store!r}\n  {'returns':<14}{learning}")
+    report(summary, as_json, f"{_described(store)}\n  {'returns':<14}{learning}")
 
 # %% ../../nbs/cli/03_show.ipynb #c2733b8c
 def chosen(
@@ -278,10 +303,11 @@ def _print_returns(head, returns):
     line = sparkline(tenths(returns)) if len(returns) else "none"
     click.echo(f"{head}\n  returns  {line}")
 
-def _print_episodes(picked: Iterable, said: dict[int, list[Any]]):
+def _print_episodes(picked: Iterable, said: dict[int, list[Any]], whole: bool = True):
     for i, e in picked:
         title = f"\nepisode {i}: {counted(len(e), 'transition')}, return {e.total:g}, {ending(e)}"
-        click.echo("\n".join([title, *rl_format(e), *(conversation_lines(said[i]) if i in said else ())]))
+        talk = conversation_lines(said[i]) if i in said else ()
+        click.echo("\n".join([title, *rl_format(e, whole), *talk]))
 
 # %% ../../nbs/cli/03_show.ipynb #7662b4e7
 def what_differs(
@@ -319,7 +345,7 @@ def show_history(
         found = {"differs": _differs_json(h), "returns": h.returns, "episodes": _episodes_json(picked, said)}
         return report(about | found, True, "")
     _print_returns(f"{repr(h).splitlines()[0]}\n{_differs_line(h)}", h.returns)
-    _print_episodes(picked, said)
+    _print_episodes(picked, said, whole=episodes is not None)
 
 # %% ../../nbs/cli/03_show.ipynb #9eea1c99
 def show_parsed(

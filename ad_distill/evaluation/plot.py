@@ -13,6 +13,7 @@ import math
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from .statistics import curves
 
@@ -52,10 +53,18 @@ def plot_curves(
     if window > 1: table = binned(table, value, window)
     for agent, rows in curves(table, value).groupby("agent", sort=False): _plot_curve(ax, agent, rows, window)
     ax.set(xlabel="episode", ylabel=value, xscale="log" if log else "linear")
+    if log: _plain_ticks(ax)
     ax.grid(alpha=.25)
     ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(fontsize=8, frameon=False)
+    beside = {"loc": "upper left", "bbox_to_anchor": (1, 1)} if table["agent"].nunique() > 6 else {}
+    ax.legend(fontsize=8, frameon=False, **beside)
     return ax
+
+def _plain_ticks(ax):
+    "1, 2, 5, 10, 20, ... in place of powers of ten."
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    ax.xaxis.set_minor_formatter(NullFormatter())
 
 def _plot_curve(ax, agent, rows, window):
     "A line with its band, every window at its middle."

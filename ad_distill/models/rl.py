@@ -45,7 +45,7 @@ class RLConfig:
     layers: int = 2  # transformer blocks
     width: int = 64  # of the residual stream
     heads: int = 2  # attention heads
-    context: int = 200  # transitions that a prediction can look back on, its own included
+    context: int = 200  # transitions that a prediction can look back on; `train` takes those of a window
     inputs: tuple[str, ...] = ("state", "action", "reward")  # what a token is made of; "logprob" may join
     loss_weights: dict[str, float] = field(default_factory=_default_weights)  # a head of weight 0 is not computed
     reward_values: tuple[float, ...] | None = None  # the rewards there are, if few: then predicted as classes

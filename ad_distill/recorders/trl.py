@@ -488,7 +488,7 @@ def check(self: TRLGRPO, task: Task) -> None:
     if self.model: return
     if not isinstance(task, StoryTask):
         raise UserError(f"source 'trl_grpo' needs a language model to train on task {task.name!r}: "
-                        "give model=DIRECTORY_OR_NAME")
+                        "-s model DIRECTORY_OR_NAME")
     story_model_path()
 
 # %% ../../nbs/recorders/02_trl.ipynb #95991ab0

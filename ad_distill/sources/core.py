@@ -128,6 +128,10 @@ def check_discrete(
 @dataclass(frozen=True)
 class Random(Source):
     "Uniformly random actions: what a score of 0 means, and the control for sources that learn."
+    def check(self, task: Task) -> None:
+        if isinstance(task.spaces.action, gym.spaces.Text):
+            raise UserError(f"source 'random' draws numbers, and the actions of task {task.name!r} are texts")
+
     def agent(self, task: Task, instances: np.ndarray, seeds: np.ndarray, n_episodes: int) -> Agent:
         return RandomAgent(task.spaces, seeds)
 

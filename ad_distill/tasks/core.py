@@ -22,7 +22,7 @@ from fastcore.basics import patch
 
 from ..registry import TASKS, UserError, check_trusted, nearest
 from ..data.store import Store
-from ..trajectory import History, Spaces, column_dtype, versions
+from ..trajectory import History, Spaces, column_dtype, space_str, versions
 
 # %% ../../nbs/10_tasks.ipynb #0f2fcda1
 Split = Literal["train", "held_out", "validation", "test"]
@@ -462,7 +462,7 @@ def _uniform_logprob(space):
 
 def _box_args(space):
     if isinstance(space, gym.spaces.Box): return dict(low=space.low, high=space.high, dtype=space.dtype)
-    raise UserError(f"actions of {space} are not supported; expected Discrete or Box")
+    raise UserError(f"random actions of {space_str(space)} cannot be drawn; expected Discrete or Box")
 
 # %% ../../nbs/10_tasks.ipynb #2ae8bff0
 def same_transitions(

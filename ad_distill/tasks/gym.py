@@ -8,7 +8,7 @@ Docs: https://ad-distill.github.io/ad_distill/tasks/gym.html.md"""
 __all__ = ['VARIATIONS', 'AUTO', 'LIMIT', 'BEST_ELSE', 'Variation', 'ChangedActions', 'attribute', 'parse_vary', 'GymTask']
 
 # %% ../../nbs/tasks/04_gym.ipynb #9d87f1ef
-import json, math, re, warnings, zlib
+import difflib, json, math, re, warnings, zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property, partial
@@ -181,13 +181,23 @@ def parse_vary(
     for name, variation in found.items():
         if not variation.fits(env):
             raise UserError(f"vary: {kind} has no number {name!r} to vary{_why_not(env, name)}; for it there are "
-                            f"{', '.join(known)}, and NAME=LOW:HIGH for any attribute that is a number. Positions, "
-                            "tuples and arguments of the constructor: VARIATIONS of ad_distill.tasks.gym")
+                            f"{', '.join(known)}, and NAME=LOW:HIGH for any attribute that is a number: "
+                            f"{', '.join(_numbers(env.unwrapped)) or 'none'}. Positions, tuples and arguments of the "
+                            "constructor: VARIATIONS of ad_distill.tasks.gym")
     return found
 
+# %% ../../nbs/tasks/04_gym.ipynb #2c95d7ee
 def _why_not(env, name):
-    "In brackets, why an attribute that there is cannot be drawn."
-    return f" ({_not_drawn(env.unwrapped, name)})" if hasattr(env.unwrapped, name) else ""
+    "In brackets, why an attribute that there is cannot be drawn, or which one may be meant."
+    if hasattr(env.unwrapped, name): return f" ({_not_drawn(env.unwrapped, name)})"
+    meant = difflib.get_close_matches(name, _numbers(env.unwrapped), n=1)
+    return f" (did you mean {meant[0]}?)" if meant else ""
+
+def _numbers(env):
+    "The attributes of an environment that are numbers, by name."
+    there = {**vars(type(env)), **vars(env)}
+    return [k for k, v in there.items() if not k.startswith("_") and not isinstance(v, (bool, np.bool_))
+            and isinstance(v, (int, float, np.number))]
 
 def _bound(text):
     "An end of a range: whole where it is written so."
@@ -221,7 +231,7 @@ class GymTask(Task):
     "Any Gymnasium environment, varied: gym:CartPole-v1, gym:minigrid:MiniGrid-Empty-5x5-v0, gym:MODULE:NAME."
     id: str = "CartPole-v1"  # what `gymnasium.make` takes: a name, or module:name
     variants: int = 256  # instances, if there are so many different ones
-    vary: str = "auto"  # in what they differ: actions,gravity,length=0.3:0.9 (see `parse_vary`); auto: what fits
+    vary: str = "auto"  # in what they differ, such as actions,gravity,length=0.3:0.9; auto: what fits
     max_steps: int = 0  # steps after which an episode is truncated; 0: as the environment has it
     best: float = math.nan  # return that has score 1; NaN: what the environment says
     kwargs: str = ""  # further arguments of `gymnasium.make`, as a JSON object
@@ -257,12 +267,22 @@ class GymTask(Task):
         return found
 
 # %% ../../nbs/tasks/04_gym.ipynb #ea1dfaca
+def _own_names(module):
+    "How the environments that lie in a module are called: its classes, and what it registered."
+    kinds = [k for k, v in vars(module).items() if isinstance(v, type) and issubclass(v, gym.Env)]
+    kinds = [k for k in kinds if vars(module)[k].__module__ == module.__name__]
+    made = [vars(module)[k] for k in kinds] + [f"{module.__name__}:{k}" for k in kinds]
+    return kinds + [k for k, spec in gym.registry.items() if spec.entry_point in made]
+
 def _spec(id):
     "What `gymnasium.make` takes: the id itself, or a spec for a class or a function of a module."
     module, colon, name = id.rpartition(":")
     if not colon: return id
     found = import_here(module)
-    if name in gym.registry or not callable(make := getattr(found, name, None)): return id
+    if name in gym.registry: return id
+    if not callable(make := getattr(found, name, None)):
+        if not (there := _own_names(found)): return id
+        raise UserError(nearest(name, there, f"environment of the module {module!r}:"))
     return gym.envs.registration.EnvSpec(id=id.replace(":", "/").replace(".", "-") + "-v0", entry_point=make)
 
 def _steps(env):

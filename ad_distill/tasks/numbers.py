@@ -8,11 +8,11 @@ Docs: https://ad-distill.github.io/ad_distill/tasks/numbers.html.md"""
 __all__ = ['MAX_ACTIONS', 'state_numbers', 'action_numbers', 'state_fault', 'numbered_actions', 'OwnGenerators', 'Numbers']
 
 # %% ../../nbs/tasks/03_numbers.ipynb #e4a53049
-import math, random
+import ctypes, math, random
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -199,9 +199,21 @@ def _place_of(sizes, starts, action):
     "Number of a combination of choices, the last running fastest."
     return int(np.ravel_multi_index((np.ravel(action) - starts).astype(int), sizes))
 
+# %% ../../nbs/tasks/03_numbers.ipynb #7b2f40aa
+def _memory(bits):
+    "The state of a Mersenne Twister as it lies in memory, 624 numbers and a place; None for another bit generator."
+    return ctypes.string_at(bits.ctypes.state_address, 2500) if type(bits) is np.random.MT19937 else None
+
+def _half():
+    "All of the state of `np.random` where it holds the second half of a pair of normal numbers, else None."
+    state = np.random.get_state(legacy=False)
+    return state if state.get("has_gauss") else None
+
 # %% ../../nbs/tasks/03_numbers.ipynb #e2e3503a
 class OwnGenerators:
     "Inside `with`, the global generators of `random` and `np.random` go on from a state of its own."
+    calm: ClassVar[bytes | None] = None  # memory of the outside bit generator when it was last seen without a half
+
     def __init__(self,
         seed: int = 0,  # of that state
     ): self.seed(seed)
@@ -211,21 +223,32 @@ class OwnGenerators:
     ) -> None:
         "Begin anew."
         self.python = random.Random(seed).getstate()
-        self.bits, self.numpy = np.random.MT19937(seed), None
+        self.bits, self.half = np.random.MT19937(seed), None
 
-    def __enter__(self):
-        self.outside = random.getstate(), np.random.get_bit_generator(), np.random.get_state(legacy=False)
-        random.setstate(self.python)
-        np.random.set_bit_generator(self.bits)
-        if self.numpy: np.random.set_state(self.numpy)  # with the second half of a pair of normal numbers
+# %% ../../nbs/tasks/03_numbers.ipynb #f6a01d98
+@patch
+def __enter__(self: OwnGenerators):
+    bits, half = np.random.get_bit_generator(), None
+    memory = _memory(bits)
+    if memory is None or memory != OwnGenerators.calm:
+        half = _half()
+        OwnGenerators.calm = memory if half is None else None
+    self.outside = random.getstate(), bits, half
+    self.entered = _memory(self.bits)
+    random.setstate(self.python)
+    np.random.set_bit_generator(self.bits)  # which forgets any half
+    if self.half: np.random.set_state(self.half)
 
-    def __exit__(self, *_):
-        self.python, self.numpy = random.getstate(), np.random.get_state(legacy=False)
-        python, bits, numpy = self.outside
-        random.setstate(python)
-        np.random.set_bit_generator(bits)
-        np.random.set_state(numpy)
+@patch
+def __exit__(self: OwnGenerators, *_):
+    if self.half or _memory(self.bits) != self.entered: self.half = _half()
+    self.python = random.getstate()
+    python, bits, half = self.outside
+    random.setstate(python)
+    np.random.set_bit_generator(bits)
+    if half: np.random.set_state(half)
 
+# %% ../../nbs/tasks/03_numbers.ipynb #c07d1e55
 def _is_foreign(env):
     "Whether an environment or a wrapper of it is not Gymnasium's own."
     while True:
