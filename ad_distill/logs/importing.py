@@ -46,6 +46,10 @@ class RolloutLog(TextRLHF):
         if self.reward: super().__post_init__()
         else: Task.__post_init__(self)
 
+    def describe(self, instance: int) -> dict[str, Any]:
+        if self.prompts: return super().describe(instance)
+        return {"reward": self.reward, "prompts": "known as tokens only"}
+
     def make_env(self, instances: np.ndarray) -> TextVectorEnv:
         if not self.reward:
             raise UserError("an imported log does not say what its reward function is, so nothing can act there: "
