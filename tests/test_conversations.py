@@ -252,6 +252,29 @@ def test_tokens_are_those_of_the_chat_template(tmp_path):
     assert third.prompt == "Will it rain?" and "Hm." in third.completion
 
 
+def test_a_mask_says_which_tokens_are_the_models(tmp_path):
+    "Where the chat template tells; else the import says that it is not known, and the store."
+    transformers = pytest.importorskip("transformers")
+    tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(LOGS / "tokenizer")
+    log = Path(__file__).parent / "data/logs/roll_agentic"
+    store, summary = import_log("roll", log, tmp_path / "plain", tokenizer=tokenizer)
+    (r,) = stored_rollouts(store, 0)
+    assert r.mask is None and r.completion.startswith("assistant: A fox")
+    for said in (summary["notes"], store.info["caveats"]):
+        assert any("which tokens of a conversation are the model's is not known" in line for line in said)
+    tokenizer.chat_template = MARKED + "{% if add_generation_prompt %}[assistant]{% endif %}"
+    store, summary = import_log("roll", log, tmp_path / "marked", tokenizer=tokenizer)
+    (r,) = stored_rollouts(store, 0)
+    told = [x for x, wrote in zip(r.completion_ids, r.mask, strict=True) if wrote]
+    rest = [x for x, wrote in zip(r.completion_ids, r.mask, strict=True) if not wrote]
+    assert tokenizer.decode(told) == "A fox ran home.<|endoftext|>It slept.<|endoftext|>"
+    assert tokenizer.decode(rest) == "\n[user]It rains.<|endoftext|>\n[assistant]"
+    assert not any("is not known" in line for line in summary["notes"] if "which tokens" in line)
+    assert any("as the chat template" in line for line in store.info["caveats"])
+    shown = CliRunner().invoke(main, ["show", str(tmp_path / "plain")]).output
+    assert "which tokens of a conversation are the model's" in " ".join(shown.split())
+
+
 def test_half_a_character_in_a_turn_is_one_line(tmp_path):
     "It stands in a message, and not in the texts beside."
     said = [

@@ -13,8 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from click.testing import CliRunner
 
 from ad_distill import UserError, import_log
+from ad_distill.cli.main import main
 from ad_distill.logs.core import Problems, make_reader, readers_for
 from ad_distill.logs.importing import _wrong
 
@@ -361,3 +363,7 @@ def test_imported_and_shown(tmp_path):
     store, summary = import_log("verl", LOGS / "verl_v1", tmp_path / "store")
     assert summary["rollouts"] == 2 and any("special tokens" in line for line in summary["notes"])
     assert store.info["caveats"] == list(make_reader("verl").caveats)
+    import_log("open_instruct", LOGS / "open_instruct", tmp_path / "tokens")
+    for name, says in (("store", "prompts 1\n"), ("tokens", 'prompts "known as tokens only"')):
+        shown = CliRunner().invoke(main, ["show", str(tmp_path / name), "--history", "0"]).output
+        assert f"instance {says}" in shown

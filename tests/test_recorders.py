@@ -18,6 +18,7 @@ import pytest
 from conftest import ROOT, python, run
 
 from ad_distill.recorders import trlx as recorder
+from ad_distill.registry import UserError
 
 RECORDED = ROOT / "tests/data/trlx_recorded"
 TRLX = os.environ.get("AD_DISTILL_TRLX_PYTHON")
@@ -469,6 +470,52 @@ def test_trl_rollouts_in_order_with_the_acting_policys_logprobs(tmp_path, story_
             np.testing.assert_allclose(logprobs, z.log_softmax(-1)[range(len(c)), c], atol=1e-4)
             assert history[i].terminated[-1] == (ids[-1] == tokenizer.eos_token_id)
             i += 1
+
+
+@needs_trl
+@pytest.mark.filterwarnings("ignore")
+def test_trl_conversations_are_recorded_as_the_chat_template_writes_them(tmp_path):
+    "Roles stand in the prompt; every token of a completion is the model's, as trainers with tools are refused."
+    import trl
+    from datasets import Dataset
+    from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+    from ad_distill.data.store import Store
+    from ad_distill.recorders.trl import RolloutRecorder
+    from ad_distill.rlhf.conversations import stored_rollouts
+
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(ROOT / "tests/data/trlx_logs/tokenizer")
+    tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.chat_template = (
+        "{% for m in messages %}[{{ m.role }}]{{ m.content }}<|endoftext|>{% endfor %}"
+        "{% if add_generation_prompt %}[assistant]{% endif %}"
+    )
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), n_embd=16, n_layer=1, n_head=1, n_positions=128))
+    system, heard = {"role": "system", "content": "Be kind."}, []
+    prompts = [[system, {"role": "user", "content": x}] for x in ("Will it rain?", "Why?")]
+
+    def length(prompts, completions, completion_ids, **kwargs):
+        assert completions[0][0]["role"] == "assistant"
+        heard.extend(zip(prompts, map(list, completion_ids)))
+        return [len(c[0]["content"]) / 10 for c in completions]
+
+    recorder = RolloutRecorder()
+    settings = dict(per_device_train_batch_size=4, num_generations=2, max_steps=2)
+    data = Dataset.from_dict({"prompt": prompts * 4})
+    config = trl_config("GRPO", tmp_path / "out", **settings)
+    trainer = trl.GRPOTrainer(model, recorder.listen(length), config, data, processing_class=tokenizer)
+    with recorder.record(trainer, tmp_path / "store"):
+        trainer.train()
+    back = list(stored_rollouts(Store.open(tmp_path / "store"), 0))
+    assert len(back) == len(heard) == 8
+    for r, (asked, ids) in zip(back, heard):
+        said = f"[system]Be kind.<|endoftext|>[user]{asked[1]['content']}<|endoftext|>[assistant]"
+        assert tokenizer.decode(r.prompt_ids) == said
+        assert r.completion_ids == ids and len(r.logprobs) == len(ids) and (r.mask, r.messages) == (None, None)
+    trainer.tools = [print]
+    with pytest.raises(UserError, match="this trainer uses tools: completions may hold tokens"):
+        with recorder.record(trainer):
+            pass
 
 
 @needs_trl

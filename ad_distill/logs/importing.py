@@ -24,7 +24,7 @@ from ..data.store import Store
 from ..data.streamed import StreamedWriter
 from .core import Problems, Reader, make_reader
 from ..registry import UserError, counted
-from ..rlhf.conversations import kept_file, templated
+from ..rlhf.conversations import kept_file, model_spans, templated
 from ..rlhf.packing import PackedRollouts, packed_pieces
 from ..rlhf.rewards import RewardFunction, make_reward
 from ..rlhf.rollouts import conversation_text, save_tokenizer, text_spaces, token_spaces
@@ -45,6 +45,10 @@ class RolloutLog(TextRLHF):
     def __post_init__(self):
         if self.reward: super().__post_init__()
         else: Task.__post_init__(self)
+
+    def describe(self, instance: int) -> dict[str, Any]:
+        if self.prompts: return super().describe(instance)
+        return {"reward": self.reward, "prompts": "known as tokens only"}
 
     def make_env(self, instances: np.ndarray) -> TextVectorEnv:
         if not self.reward:
@@ -118,16 +122,41 @@ def _as_the_model_saw(r, tokenizer):
     r.prompt, r.completion = said
     return True
 
+# %% ../../nbs/logs/04_importing.ipynb #72d4d861
+def _others_speak(r):
+    "Whether somebody else speaks after the model began."
+    began = False
+    for m in r.messages or ():
+        if began and not m.by_model: return True
+        began |= m.by_model
+    return False
+
+def _model_tokens(r, tokenizer):
+    "(n,) which tokens of a completion the model wrote; None: its chat template does not tell."
+    text, spans = model_spans(r.messages, tokenizer) or ("", [])
+    if not spans or not text.startswith(r.prompt + r.completion) or not tokenizer.is_fast: return None
+    said = tokenizer(r.completion, add_special_tokens=False, return_offsets_mapping=True)
+    at = [len(r.prompt) + first for first, _ in said.offset_mapping]
+    return [any(i <= x < j for i, j in spans) for x in at]
+
+def _mask(r, tokenizer, note):
+    "Say of each token of a completion whether the model wrote it, or that this is not known."
+    mask = _model_tokens(r, tokenizer)
+    if mask is not None: r.mask = mask + [True] * (len(r.completion_ids) - len(mask))
+    else: note("which tokens of a conversation are the model's is not known, as no chat template of the tokenizer "
+               "tells: those of tools and users count as its own")
+
+# %% ../../nbs/logs/04_importing.ipynb #6fd37e71
 def _with_tokens(rollouts, tokenizer, note=print):
     "Rollouts that are text only, cut into tokens; one that the model ended gets the end token."
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     for batch in _batches(rollouts, 1024):
         if sum([_as_the_model_saw(r, tokenizer) for r in batch]):
             note("messages are cut into tokens as the chat template of the tokenizer writes them")
-        texts = [r.prompt for r in batch] + [r.completion for r in batch]
-        ids = tokenizer(texts, add_special_tokens=False).input_ids
+        ids = tokenizer([r.prompt for r in batch] + [r.completion for r in batch], add_special_tokens=False).input_ids
         for r, prompt, completion in zip(batch, ids, ids[len(batch):]):
             r.prompt_ids, r.completion_ids = prompt, completion + (end if r.ended or not completion else [])
+            if _others_speak(r): _mask(r, tokenizer, note)
             yield r
 
 # %% ../../nbs/logs/04_importing.ipynb #b6dbe442
@@ -182,6 +211,13 @@ class _Import:
     packed: list[PackedRollouts] = field(default_factory=list)  # one a run
     iterations: list[list] = field(default_factory=list)  # of each of them, see `_count_iteration`
     prompts: _Prompts = field(default_factory=_Prompts)
+    caveats: list[str] = field(default_factory=list)  # of the import itself
+
+@patch
+def _caveat(self: _Import, line):
+    "Say what the import does to the truth; the store says it too."
+    if line not in self.caveats: self.caveats.append(line)
+    self.problems.note(line)
 
 @patch
 def _completed(self: _Import, run, rollouts):
@@ -190,7 +226,7 @@ def _completed(self: _Import, run, rollouts):
     rollouts = chain(first, rollouts)
     if self.tokenizer is not None and first:
         if first[0].completion_ids is not None: _check_tokenizer(run, first, self.tokenizer)
-        else: rollouts = _with_tokens(rollouts, self.tokenizer, self.problems.note)
+        else: rollouts = _with_tokens(rollouts, self.tokenizer, self._caveat)
     return rollouts if self.score is None else _with_scores(rollouts, self.score, self.tokenizer)
 
 # %% ../../nbs/logs/04_importing.ipynb #f7091454
@@ -382,7 +418,7 @@ def _pieces(self: _Import, i, spaces, task, bar):
 @patch
 def _info(self: _Import, task):
     "What the store says about itself."
-    caveats = list(dict.fromkeys(line for p in self.packed for line in p.run.caveats))
+    caveats = [*dict.fromkeys(line for p in self.packed for line in p.run.caveats), *self.caveats]
     return {"task": task_id(task), "source": {"name": self.reader.name, "params": {}},
             "runs": [p.run.name for p in self.packed], "n_episodes": max(p.n for p in self.packed),
             **({"turns": True} if self.turns else {}), **({"caveats": caveats} if caveats else {})}

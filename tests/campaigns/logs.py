@@ -1,20 +1,26 @@
 """Damaged logs of trainers: every one is imported as it says, or refused in one line.
 
-By hand: `python tests/campaigns/logs.py --seed 0 --count 2000`."""
+By hand: `python tests/campaigns/logs.py --seed 0 --count 2000`. Every reader has its share. What a damaged log should
+give is read without the package for trlX and TRL; for the others a log whose text says something else has to give that
+(what the damage changed, and nothing beside it), and one that is cut off no more than what is whole in it."""
 
-import copy, io, json, math, random, shutil, traceback, warnings
+import copy, io, json, math, random, shutil, sys, tempfile, traceback, warnings
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import yaml
 from harness import main, picked
 
 from ad_distill.logs.importing import import_log
 from ad_distill.registry import UserError
 
 DATA = Path(__file__).resolve().parent.parent / "data"
+sys.path.append(str(DATA.parent))
+from test_log_readers import BINARY, CASES, LOGS, edited  # noqa: E402 - a small log of each form
+
 ODD = (None, True, -1, 2**31, 2**63, 10**30, -0.5, 3.5e38, 1e400, math.nan, "", "7", "\ud800", "x" * 999, [], {}, [[1]])
 DEEP = b"[" * 100_000
 
@@ -132,20 +138,137 @@ def same(store, scores, texts):
     return bool(right)
 
 
+SAYS = {  # what a value may change: by the last name on the way to it
+    "score": "reward rewards score scores weight Happy Length episode_reward reward_info trajectory_data "
+    "trajectory_json",
+    "text": "prompt input output completion response responses content message messages messages_and_choices nodes "
+    "role parent sampled name tool_calls token_ids mask input_lengths token_loss_mask tokens response_length loss_mask "
+    "prompt_tokens response_tokens prompt_ids completion_ids chat_completions trajectory trajectory_data steps "
+    "trajectory_json exchanges trajectories traces text trainable is_content",
+}
+SAYS = {k: {*words.split()} for k, words in SAYS.items()}
+
+
+def held(file):
+    "What a file holds, as parsed without the package; None: it cannot be parsed."
+    try:
+        if file.suffix in BINARY:
+            return BINARY[file.suffix][0](file)
+        data = file.read_bytes()
+        if file.suffix == ".yaml":
+            return yaml.safe_load(data)
+        if file.suffix == ".json":
+            return [json.loads(data)]
+        return [json.loads(line) for line in data.splitlines() if line.strip()]
+    except (Exception, RecursionError):
+        return None
+
+
+def differing(a, b, names=("",)):
+    "The last names on the ways to what differs; a number alone is the row of that number."
+    if type(a) is type(b) and isinstance(a, dict):
+        for k in {*a, *b}:
+            if k not in a or k not in b:
+                yield k
+            else:
+                yield from differing(a[k], b[k], (*names, k))
+    elif type(a) is type(b) and isinstance(a, list) and len(a) == len(b):
+        for x, y in zip(a, b):
+            yield from differing(x, y, names)
+    elif repr(a) != repr(b):
+        yield names[-1]
+
+
+def log_files(folder):
+    return [p for p in folder.rglob("*") if p.is_file()]
+
+
+def told(store):
+    "(text, score) of each rollout."
+    h, text = store[0], []
+    for e in h:
+        text.append(repr([e.state[0].tolist() if hasattr(e.state[0], "tolist") else e.state[0], e.action.tolist()]))
+    return [*zip(text, map(repr, np.asarray(h.returns, np.float32).tolist()))]
+
+
+@cache
+def usual(i):
+    "What an example holds, and what is said of it."
+    with tempfile.TemporaryDirectory() as out:
+        store, summary = import_log(CASES[i].reader, LOGS / CASES[i].folder, Path(out) / "store")
+        return told(store), {*summary["notes"]}
+
+
+def spoil(rng, file):
+    "Damage a file; what was done."
+    data, rows = file.read_bytes(), held(file)
+    if rng.random() < 0.4:
+        file.write_bytes(edit_bytes(rng, data))
+        return "bytes"
+    edited(rng, rows)
+    try:
+        if file.suffix in BINARY:
+            BINARY[file.suffix][1](file, rows)
+        elif file.suffix == ".yaml":
+            file.write_text(yaml.safe_dump(rows))
+        else:
+            file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    except (pa.ArrowException, UnicodeEncodeError, OverflowError, TypeError, AttributeError, yaml.YAMLError):
+        file.write_bytes(data)  # no file can hold it
+    return "value"
+
+
+def unsaid(i, before, file, store, notes):
+    "What came of a damaged example that is neither what it says nor said; None: nothing."
+    (good, known), after, found = usual(i), held(file), told(store)
+    if notes - known:
+        return None
+    if after is None:
+        return "it cannot be parsed"
+    changed = {*differing(before, after)}
+    if len(found) != len(good):
+        return f"{len(found)} rollouts, expected {len(good)} ({changed})"
+    for k, name in enumerate(("text", "score")):
+        if [x[k] for x in found] != [x[k] for x in good] and not changed & SAYS[name]:
+            return f"another {name}, and changed was {changed}"
+    return None
+
+
+def one_example(rng, i, work):
+    "Outcome of a damaged example of a reader, and what was changed."
+    case = CASES[i]
+    shutil.copytree(LOGS / case.folder, work / "log", dirs_exist_ok=True)
+    file = max(log_files(work / "log"), key=lambda p: p.stat().st_size)
+    before = held(file)
+    what = f"{case.folder}: {spoil(rng, file)}"
+    store, summary = import_log(case.reader, work / "log", work / "store", skip_bad=rng.random() < 0.3)
+    store.verify()
+    if sum(summary["left_out"][k] for k in ("rollouts", "files")):
+        return "right", f"{what} (skipped)"  # and said
+    why = unsaid(i, before, file, store, {*summary["notes"]})
+    return ("right", what) if why is None else ("silent", f"{what}: {why}")
+
+
+def one_of_ours(rng, work):
+    "The same of trlX or TRL, whose logs were made here."
+    reader, what = make(rng, work / "log")
+    store, summary = import_log(reader, work / "log", work / "store", skip_bad=rng.random() < 0.3)
+    store.verify()
+    if summary["left_out"]["rollouts"] + summary["left_out"]["files"]:
+        return "right", f"{what} (skipped)"  # and said
+    return ("right" if same(store, *said(work / "log", reader)) else "silent"), what
+
+
 def one(seed, work):
     "Outcome of one variant, and what was changed."
-    rng = random.Random(seed)
+    rng, i = random.Random(seed), seed % (len(CASES) + 2)
     shutil.rmtree(work, ignore_errors=True)
     (work / "log").mkdir(parents=True)
-    reader, what = make(rng, work / "log")
+    what = CASES[i].folder if i < len(CASES) else "trlx or trl"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            store, summary = import_log(reader, work / "log", work / "store", skip_bad=rng.random() < 0.3)
-            store.verify()
-            if summary["left_out"]["rollouts"] + summary["left_out"]["files"]:
-                return "right", f"{what} (skipped)"  # and said
-            return ("right" if same(store, *said(work / "log", reader)) else "silent"), what
+            return one_example(rng, i, work) if i < len(CASES) else one_of_ours(rng, work)
     except UserError as e:
         return ("refused" if len(str(e).splitlines()) == 1 else "traceback"), f"{what}: {e}"[:200]
     except Exception as e:
