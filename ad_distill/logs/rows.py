@@ -116,8 +116,8 @@ def step_in(
 
 # %% ../../nbs/logs/05_rows.ipynb #dd718146
 def text_rollout(
-    prompt: str,
-    completion: str,
+    prompt: str,  # as the log has it
+    completion: str,  # what the model wrote
     score: float,  # NaN: not known
     iteration: int = -1,  # of the trainer's loop; -1: not known
     optimizer_step: int = -1,  # updates made before it was written; -1: not known
