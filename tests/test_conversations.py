@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +17,14 @@ from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+sys.path.insert(0, str(Path(__file__).parent / "campaigns"))
+from conversations import Held  # noqa: E402
+
 from ad_distill import UserError, import_log
 from ad_distill.cli.main import main
 from ad_distill.data.hub import export_dataset, from_dataset
 from ad_distill.data.store import Store
 from ad_distill.language.serializer import make_serializer
-from ad_distill.logs.core import Reader, Run
 from ad_distill.registry import SERIALIZERS
 from ad_distill.rlhf.conversations import kept_file, stored_rollouts, turn_rewards, turn_texts
 from ad_distill.rlhf.rollouts import Message, Rollout, conversation_text
@@ -46,17 +48,6 @@ messages = st.builds(
     reward=st.one_of(st.just(math.nan), halves),
     more=st.one_of(st.just({}), extras),
 )
-
-
-@dataclass(frozen=True)
-class Held(Reader):
-    "Rollouts in memory."
-
-    held: tuple = ()
-    name = "held"
-
-    def runs(self, path, tokenizer=None, problems=None):
-        yield Run("a", {}, [Path(path)], lambda file: iter(self.held))
 
 
 @st.composite

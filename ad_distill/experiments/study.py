@@ -239,8 +239,8 @@ def _measure(cell, folder):
         **{k: v for k, v in after.items() if k.startswith("reward")}}
 
 def _check_cell(cell, task):
-    split = {k: v for k, v in cell.play.items() if k == "split"}
-    pick_instances(task, cell.play["n_instances"], cell.play["streams"], **split)  # are there so many?
+    split = cell.play.get("split", "held_out")
+    pick_instances(task, cell.play["n_instances"], cell.play["streams"], split)  # are there so many?
     steps = cell.training["max_steps"]
     if steps % LOOKS: raise UserError(f"max_steps of a cell is a multiple of {LOOKS}, not {steps}")
 
