@@ -26,7 +26,8 @@ from ad_distill.data.hub import export_dataset, from_dataset
 from ad_distill.data.store import Store
 from ad_distill.language.serializer import make_serializer
 from ad_distill.registry import SERIALIZERS
-from ad_distill.rlhf.conversations import kept_file, stored_rollouts, turn_rewards, turn_texts
+from ad_distill.data.kept import kept_file
+from ad_distill.rlhf.conversations import stored_rollouts, turn_rewards, turn_texts
 from ad_distill.rlhf.rollouts import Message, Rollout, conversation_text
 
 EXAMPLES = int(os.environ.get("AD_DISTILL_EXAMPLES", "2000")) // 100
@@ -244,15 +245,15 @@ def test_tokens_are_those_of_the_chat_template(tmp_path):
 
 
 def test_a_mask_says_which_tokens_are_the_models(tmp_path):
-    "Where the chat template tells; else the import says that it is not known, and the store."
+    "Where the chat template tells, or the messages as they stand in the completion."
     transformers = pytest.importorskip("transformers")
     tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(LOGS / "tokenizer")
     log = Path(__file__).parent / "data/logs/roll_agentic"
     store, summary = import_log("roll", log, tmp_path / "plain", tokenizer=tokenizer)
     (r,) = stored_rollouts(store, 0)
-    assert r.mask is None and r.completion.startswith("assistant: A fox")
-    for said in (summary["notes"], store.info["caveats"]):
-        assert any("which tokens of a conversation are the model's is not known" in line for line in said)
+    told, rest = ([x for x, y in zip(r.completion_ids, r.mask, strict=True) if y == wrote] for wrote in (True, False))
+    assert tokenizer.decode(told) == "assistant: A fox ran home.It slept.<|endoftext|>"
+    assert tokenizer.decode(rest) == "\nuser: It rains.\nassistant: "
     tokenizer.chat_template = MARKED + "{% if add_generation_prompt %}[assistant]{% endif %}"
     store, summary = import_log("roll", log, tmp_path / "marked", tokenizer=tokenizer)
     (r,) = stored_rollouts(store, 0)
@@ -262,7 +263,16 @@ def test_a_mask_says_which_tokens_are_the_models(tmp_path):
     assert tokenizer.decode(rest) == "\n[user]It rains.<|endoftext|>\n[assistant]"
     assert not any("is not known" in line for line in summary["notes"] if "which tokens" in line)
     assert any("as the chat template" in line for line in store.info["caveats"])
-    shown = CliRunner().invoke(main, ["show", str(tmp_path / "plain")]).output
+
+
+def test_where_nothing_tells_the_store_says_so(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(LOGS / "tokenizer")
+    r = talk(0)
+    r.completion = "laid out in a way that leaves out what was said"
+    store = imported([r], tmp_path, tokenizer=tokenizer)
+    assert any("which tokens of a conversation are the model's is not known" in x for x in store.info["caveats"])
+    shown = CliRunner().invoke(main, ["show", str(store.path)]).output
     assert "which tokens of a conversation are the model's" in " ".join(shown.split())
 
 

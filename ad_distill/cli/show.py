@@ -203,7 +203,8 @@ def messages_of(
     episodes: Sequence[int],  # of it
 ) -> dict[int, list[Any]]:  # episode -> `Message`s, of those that are conversations
     "The messages that a store keeps of rollouts."
-    from ad_distill.rlhf.conversations import kept_file, stored_rollouts
+    from ad_distill.data.kept import kept_file
+    from ad_distill.rlhf.conversations import stored_rollouts
     if not len(episodes) or not kept_file(store.path, number).exists(): return {}
     is_stretch = episodes[-1] - episodes[0] + 1 == len(episodes)
     stretches = [(episodes[0], episodes[-1] + 1)] if is_stretch else [(e, e + 1) for e in episodes]

@@ -387,6 +387,34 @@ def after_action(self: TokenStream,
     stop = len(self.serializer.action_stop)
     return self._tokens([s[stop:] for s in texts], "after", fields)
 
+# %% ../../nbs/language/04_tokens.ipynb #a1c0de31
+@patch
+def tokens_of_others(self: TokenStream,
+    action: str,                    # the text of an action
+    others: list[tuple[int, int]],  # first character, and the one behind the last, of each stretch that others wrote
+) -> np.ndarray:                    # (k,) bool, of the tokens of the action
+    "Which tokens of an action hold nothing but what others wrote."
+    ends = [x for span in others for x in span]
+    *before, value = self._values([*(action[:x] for x in ends), action])
+    first, behind = self._places(value)  # (k,) each
+    stretches = zip(map(len, before[::2]), map(len, before[1::2]))
+    return np.any([(a <= first) & (behind <= b) for a, b in stretches], 0)
+
+@patch
+def _values(self: TokenStream, actions):
+    "What is written of each action, without the markup around it."
+    texts, stop = self.serializer.action_texts(_strings(actions)), self.serializer.action_stop
+    return [self._parts["action"].pattern.fullmatch(text + stop)[1] for text in texts]
+
+@patch
+def _places(self: TokenStream, value):
+    "(k,) each: the first character of each token of an action, and the one behind its last."
+    lead, stop = (self._edges.lead, self._edges.stop) if self._edges else ("", self.serializer.action_stop[:self.words])
+    cut = self._backend.encode(lead + value + stop, add_special_tokens=False).offsets
+    first, behind = np.array(cut, int).reshape(-1, 2).T - len(lead)  # (l,) each
+    own = (behind > 0) & (first < len(value))  # (l,)
+    return first[own].clip(0), behind[own].clip(max=len(value))
+
 # %% ../../nbs/language/04_tokens.ipynb #cd0edb66
 @patch
 def check(self: TokenStream,

@@ -20,14 +20,15 @@ import numpy as np
 from fastcore.basics import patch
 from tqdm import tqdm
 
+from ..data.kept import kept_file
 from ..data.store import Store
 from ..data.streamed import StreamedWriter
 from .core import Problems, Reader, make_reader
 from ..registry import UserError, counted
-from ..rlhf.conversations import kept_file, model_spans, templated
+from ..rlhf.conversations import model_spans, others_in, templated
 from ..rlhf.packing import PackedRollouts, packed_pieces
 from ..rlhf.rewards import RewardFunction, make_reward
-from ..rlhf.rollouts import conversation_text, save_tokenizer, text_spaces, token_spaces
+from ..rlhf.rollouts import conversation_text, own_tokens, save_tokenizer, text_spaces, token_spaces
 from ..rlhf.tasks import TextRLHF, TextVectorEnv
 from ..tasks.core import Task, register_task, task_id
 from ..trajectory import LOGPROB_SLACK, Spaces, versions
@@ -132,9 +133,12 @@ def _others_speak(r):
     return False
 
 def _model_tokens(r, tokenizer):
-    "(n,) which tokens of a completion the model wrote; None: its chat template does not tell."
+    "(n,) which tokens of a completion the model wrote; None: neither chat template nor messages tell."
+    if not tokenizer.is_fast: return None
     text, spans = model_spans(r.messages, tokenizer) or ("", [])
-    if not spans or not text.startswith(r.prompt + r.completion) or not tokenizer.is_fast: return None
+    if not spans or not text.startswith(r.prompt + r.completion):
+        others = others_in(r)
+        return None if others is None else own_tokens(r.completion, others, tokenizer)
     said = tokenizer(r.completion, add_special_tokens=False, return_offsets_mapping=True)
     at = [len(r.prompt) + first for first, _ in said.offset_mapping]
     return [any(i <= x < j for i, j in spans) for x in at]
@@ -143,8 +147,8 @@ def _mask(r, tokenizer, note):
     "Say of each token of a completion whether the model wrote it, or that this is not known."
     mask = _model_tokens(r, tokenizer)
     if mask is not None: r.mask = mask + [True] * (len(r.completion_ids) - len(mask))
-    else: note("which tokens of a conversation are the model's is not known, as no chat template of the tokenizer "
-               "tells: those of tools and users count as its own")
+    else: note("which tokens of a conversation are the model's is not known, as its messages do not stand in the "
+               "completion one by one: those of tools and users count as its own")
 
 # %% ../../nbs/logs/04_importing.ipynb #6fd37e71
 def _with_tokens(rollouts, tokenizer, note=print):

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 from fastcore.basics import patch
 
+from ..data.kept import KeptLines
 from ..data.store import at_ends, holds_prompts_once, text_array
-from .conversations import KeptRollouts, rollout_json, turn_rewards, turn_texts, turns_json
+from .conversations import others_in, rollout_json, turn_rewards, turn_texts, turns_json
 from .rollouts import Rollout, token_states
 from ..trajectory import History, RolloutStates, Spaces, column_dtype
 
@@ -69,7 +70,7 @@ class PackedRollouts:
         folder.mkdir()
         codes = _CODES | (dict(prompt="B", token="B") if text else {})
         self.columns = {k: _NumberFile(folder / k, code) for k, code in codes.items()}
-        self.kept = KeptRollouts(folder / "kept.parquet")  # what the log says beside
+        self.kept = KeptLines(folder / "kept.parquet")  # what the log says beside
 
     def close(self) -> None:
         "No more rollouts follow."
@@ -102,6 +103,7 @@ def _texts(r, turns):
     steps, scores, more = [(r.prompt, r.completion)], [_score(r)], {}
     if turns and (found := turn_texts(r)):
         steps, scores, more = found, turn_rewards(r), turns_json(r)
+    elif found := others_in(r): more = {"others": found}
     line = rollout_json(r, "".join(x for step in steps for x in step), more)
     prompts, completions = map(_encoded, zip(*steps))
     numbers = dict(prompt_n=[*map(len, prompts)], token_n=[*map(len, completions)], rows=[len(steps)])

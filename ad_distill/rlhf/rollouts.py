@@ -8,7 +8,7 @@ Docs: https://ad-distill.github.io/ad_distill/rlhf/rollouts.html.md"""
 __all__ = ['TEXT', 'NO_TEXT', 'Message', 'Rollout', 'message_of', 'message_text', 'conversation_text', 'token_spaces',
            'text_spaces', 'is_text_form', 'token_states', 'token_columns', 'token_episode', 'episode_tokens',
            'token_history', 'text_array', 'text_history', 'written_history', 'save_tokenizer', 'store_tokenizer',
-           'text_store', 'token_store']
+           'text_store', 'token_store', 'own_tokens']
 
 # %% ../../nbs/rlhf/02_rollouts.ipynb #db3527d0
 import json, math, os, shutil, zlib
@@ -22,6 +22,7 @@ import numpy as np
 from fastcore.basics import patch
 from gymnasium.spaces import Discrete, MultiDiscrete, Text
 
+from ..data.kept import keep_lines, keeps_lines, model_rows, others_wrote
 from ..data.store import Store, StoreWriter, at_ends, write_aside
 from ..registry import TASKS, UserError, reason
 from ..tasks.core import named_task
@@ -416,6 +417,7 @@ def _write_texts(store, final, info):
     write, spaces = _text_of(store)
     with write_aside(final, shared=True) as folder, StoreWriter(folder, spaces, info) as writer:
         for i, history in enumerate(store): writer.put(i, write(history))
+        if (wrote := model_rows(store)) is not None: _keep_others(store, wrote, Path(folder))
 
 # %% ../../nbs/rlhf/02_rollouts.ipynb #1a75ff36
 def _text_of(store):
@@ -446,6 +448,7 @@ def token_store(
     with StoreWriter(path, spaces, {**store.info, "tokenizer": tokenizer.name_or_path}) as writer:
         for i, history in enumerate(store):
             if not writer.has(i): writer.put(i, _token_history(history, encode, spaces, tokenizer.eos_token_id))
+    if keeps_lines(store): _keep_masks(store, tokenizer, Store.open(path))
     if not (Path(path) / "tokenizer").exists(): save_tokenizer(tokenizer, path)
     return Store.open(path)
 
@@ -474,3 +477,44 @@ def _token_history(history, encode, spaces, eos):
     return History.from_episodes(episodes, **about)
 
 def _with_end(ids, eos): return ids if eos is None else [*ids, eos]
+
+# %% ../../nbs/rlhf/02_rollouts.ipynb #a1c0de51
+def _keep_others(store, wrote, folder):
+    "Say in the text form of a token store, in `folder`, which characters others wrote; `wrote` (rows,) by the model."
+    tokenizer, ends = store_tokenizer(store), np.cumsum(store.episode_lengths, dtype=np.int64)
+    skip = not getattr(tokenizer, "chat_template", None)  # as texts are written
+    def size(ids): return len(tokenizer.decode(ids, skip_special_tokens=skip, clean_up_tokenization_spaces=False))
+    for i, history in enumerate(store):
+        masks = np.split(wrote, ends)[int(store.episode_offset[i]):int(store.episode_offset[i + 1])]
+        lines = [_characters(e.action, mask, size) for e, mask in zip(history, masks)]
+        if any(lines): keep_lines(folder, i, lines)
+
+def _characters(action, mask, size):
+    "What is kept of a rollout whose tokens (n,) the model wrote where `mask` (n,) says; `size` of the text of tokens."
+    if mask.all(): return None
+    edges = np.flatnonzero(np.diff(mask, prepend=True, append=True))  # of the stretches of others
+    at = [size(action[:k]) for k in edges.tolist()]
+    return {"others": [(a, b) for a, b in zip(at[::2], at[1::2]) if a < b]}
+
+# %% ../../nbs/rlhf/02_rollouts.ipynb #a1c0de52
+def _keep_masks(store, tokenizer, made):
+    "Say in the token form `made` of a text store which tokens the model wrote."
+    for i, history in enumerate(store):
+        others = others_wrote(store, i)
+        if not any(others): continue
+        masks = [where and own_tokens(text, where, tokenizer) for text, where in zip(history.columns["action"], others)]
+        lines = [mask and {"mask": [*map(int, mask)] + [1] * (n - len(mask))}  # what ends it is the model's
+                 for mask, n in zip(masks, made[i].lengths.tolist())]
+        keep_lines(made.path, i, lines)
+
+def own_tokens(
+    text: str,  # a completion
+    others: list[tuple[int, int]],  # first character, and the one behind the last, of each stretch that others wrote
+    tokenizer: Any,  # cuts it
+) -> list[bool]:  # (n,) True for a token with anything in it that the model wrote
+    "Which tokens of a text its model wrote. Raises `UserError` where a tokenizer does not say where its tokens stand."
+    if not tokenizer.is_fast:
+        raise UserError(f"tools or users speak in a completion, and a {type(tokenizer).__name__} does not tell which "
+                        "of its tokens are theirs; take a fast tokenizer of transformers")
+    cut = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True).offset_mapping
+    return [not any(a <= first and behind <= b for a, b in others) for first, behind in cut]
