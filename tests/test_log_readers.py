@@ -367,3 +367,21 @@ def test_imported_and_shown(tmp_path):
     for name, says in (("store", "prompts 1\n"), ("tokens", 'prompts "known as tokens only"')):
         shown = CliRunner().invoke(main, ["show", str(tmp_path / name), "--history", "0"]).output
         assert f"instance {says}" in shown
+
+
+def test_a_file_a_worker_is_put_together_by_step(tmp_path):
+    "As RL Logging Board has it: each worker writes all steps into a file of its own."
+    log = tmp_path / "log"
+    log.mkdir()
+    for worker in range(3):
+        rows = [{"prompt": "p", "response": f"{step} {worker}", "reward": step, "step": step} for step in range(4)]
+        (log / f"rank_{worker}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (run,) = make_reader("jsonl", run="folder").runs(log)
+    expected = [f"{step} {worker}" for step in range(4) for worker in range(3)]
+    assert [r.completion for r in run.rollouts()] == expected
+    store, summary = import_log("jsonl", log, tmp_path / "apart")
+    assert len(store) == 3 and any("-s run folder" in line for line in summary["notes"])
+    for worker in range(2):  # rows without a step stand as they are
+        (log / f"rank_{worker}.jsonl").write_text('{"prompt": "p", "response": "r", "reward": 1}\n' * 2)
+    (run,) = make_reader("jsonl", run="folder").runs(log)
+    assert [r.completion for r in run.rollouts()] == ["r"] * 4 + [f"{step} 2" for step in range(4)]

@@ -8,7 +8,7 @@ Docs: https://ad-distill.github.io/ad_distill/logs/jsonl.html.md"""
 __all__ = ['JsonLines']
 
 # %% ../../nbs/logs/08_jsonl.ipynb #67d65490
-import dataclasses
+import dataclasses, heapq
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +58,7 @@ class JsonLines(RowReader):
     completion_ids: str = ""  # column of tokens
     logprobs: str = "logprobs"  # column, read with tokens; a row may lack it
     ended: str = ""  # column that says how a completion ended: true, false, stop, length
-    run: str = "file"  # what is a run: file or folder
+    run: str = "file"  # what is a run: file, or folder (its files together, by step)
 
     fallback: ClassVar[bool] = True
     writer: ClassVar[str] = "the program"
@@ -133,8 +133,13 @@ def find(self: JsonLines,
     "The files of each run."
     found = find_runs(path, "JSON lines", self.layouts, self.expected, problems)
     if self.run == "folder": return found
+    for x in found:
+        if len(x.steps) > 1:
+            problems.note(f"{x.folder}: {len(x.steps)} files, each a run; if they are parts of one, as of its workers: "
+                          "-s run folder")
     return [LogFiles(x.folder / file.name.split(".")[0], x.form, {file: -1}) for x in found for file in x.steps]
 
+# %% ../../nbs/logs/08_jsonl.ipynb #b16d0001
 @patch
 def make_run(self: JsonLines,
     found: LogFiles,  # of one run
@@ -143,8 +148,12 @@ def make_run(self: JsonLines,
     "A run whose files were found, with the columns that were read."
     made = super(JsonLines, self).make_run(found, problems)
     columns = {k: x for k, x in dataclasses.asdict(self).items() if x}
-    return dataclasses.replace(made, about=made.about | columns, caveats=() if self.ended else (_NO_END,))
+    made = dataclasses.replace(made, about=made.about | columns, caveats=() if self.ended else (_NO_END,))
+    if len(made.files) == 1: return made
+    def by_step(_): return heapq.merge(*map(made.read, made.files), key=lambda r: r.iteration)
+    return dataclasses.replace(made, files=[found.folder], read=by_step)
 
+# %% ../../nbs/logs/08_jsonl.ipynb #b16d0002
 @patch
 def claims(self: JsonLines,
     path: str | Path,  # of a file or a folder that exists
