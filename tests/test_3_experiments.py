@@ -31,6 +31,18 @@ RESULTS = {  # what others read from the results of an experiment
         "random_last",
         "animated",
     },
+    "exp_reviews": {
+        "reader",
+        "bind",
+        "split",
+        "improvement",
+        *[f"improvement_{told}" for told in ("zeroed", "shuffled", "inverted")],
+        "last_reward",
+        "baselines",
+        "by_windows",
+        "counterfactual",
+        "source_final_reward",
+    },
     "exp_sentiment": {
         "context",
         "bind",

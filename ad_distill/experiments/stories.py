@@ -26,6 +26,7 @@ from ..models.lm import LMModel
 from ..models.rl import RLModel
 from ..rlhf.stories.grammar import VOCABULARY
 from ..rlhf.stories.task import StoryTask
+from ..tasks.core import Task
 
 # %% ../../nbs/experiments/06_stories.ipynb #0a4c9d62
 def numbered_words() -> list[str]:
@@ -71,7 +72,7 @@ NAMES = {"true": "model", "zeroed": "rewards zeroed", "shuffled": "rewards shuff
 
 def play_cells(
     model: RLModel | LMModel,  # frozen
-    task: StoryTask,  # what is played
+    task: Task,  # what is played
     n_episodes: int,  # rollouts of every stream
     sorts: bool = False,  # its context is sorted: every order, too
     **asked,  # instances, seed, progress: see `play`

@@ -24,7 +24,7 @@ WHOLE = 2 ** 23  # bytes of a file that is parsed at once
 PIECE = 2 ** 22  # bytes of a larger one that are parsed at a time
 
 # %% ../../nbs/logs/02_trlx.ipynb #71be2c95
-_GAP = re.compile(r"[\s,]*")  # between two elements
+_GAP = re.compile(r"[ \t\r\n]*(?:,[ \t\r\n]*)?")  # before an element
 _UNFINISHED = re.compile(r"[-a-zA-Z]*|(.?\\)?u[0-9a-fA-F]*|.?\\")  # the beginning of a word or an escaped character
 
 def _wrong(text, start):
@@ -51,6 +51,7 @@ def _decoded(held):
     found, end = [], 0
     while True:
         start = _GAP.match(text, end).end()
+        if found and "," not in text[end:start]: break  # nothing parts it from the one before
         try: element, end = decode(text, start)
         except (ValueError, RecursionError): break
         found.append(element)
@@ -67,8 +68,8 @@ def _parsed(held):
     return found, used
 
 # %% ../../nbs/logs/02_trlx.ipynb #80a8f8ed
-def _elements(file, begin):
-    "The elements of the JSON array that begins at byte `begin` of a file, as lists; `CutOff` where they go wrong."
+def _elements(file, begin, end):
+    "Elements of a JSON array from byte `begin` of a file to its `end`, as lists; `CutOff` where they go wrong."
     held, at = b"", begin  # what is not understood yet, and where that begins
     with open(file, "rb") as f:
         f.seek(begin)
@@ -80,6 +81,8 @@ def _elements(file, begin):
             held, at = held[used:], at + used
     found, used, why = _decoded(held)
     if found: yield found
+    rest = b"".join(held[used:].split())
+    if why is None and rest != end: why = "it ends in the middle" if end.startswith(rest) else "more follows its end"
     if why: raise CutOff(why, at + used)
 
 # %% ../../nbs/logs/02_trlx.ipynb #8c292773
@@ -244,7 +247,7 @@ def _pieces(file, form):
     if whole is not None: yield form.check(whole)
     else:
         head, at = _beginning(file, form)
-        for rows in _elements(file, at): yield head, rows
+        for rows in _elements(file, at, form.end): yield head, rows
 
 # %% ../../nbs/logs/02_trlx.ipynb #0dca0916
 def _one_by_one(file, read, rows, first, problems):
