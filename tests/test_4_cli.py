@@ -343,6 +343,38 @@ def test_generate_converts_values_and_chooses_a_source(tmp_path):
     }
 
 
+def test_progress_where_there_is_no_terminal(tmp_path):
+    "A plain line now and then, a last one for a bar that was told of, none with -q, and JSON stays JSON."
+    args = "generate dark_room --source q_learning --histories 40 --episodes 400 --json --out".split()
+    made = cli(*args, "a", cwd=tmp_path, AD_DISTILL_PROGRESS_SECONDS=".01")
+    lines = made.stderr.splitlines()
+    assert len(lines) > 1 and "\r" not in made.stderr and json.loads(made.stdout)["path"] == "a"
+    for line in lines:
+        assert re.fullmatch(r"q_learning learns dark_room: \d+% \S+/16.0k \[.*\], \d+ s so far", line), line
+    assert "100%" in lines[-1] and "100%" not in lines[0]
+    assert not cli(*args, "b", "-q", cwd=tmp_path, AD_DISTILL_PROGRESS_SECONDS=".01").stderr
+    for wrong in ("often", "0", "-3", "nan"):
+        mistake(*args, "c", cwd=tmp_path, says=[repr(wrong), "seconds"], AD_DISTILL_PROGRESS_SECONDS=wrong)
+
+
+def test_seconds_are_those_of_the_process(tmp_path):
+    "With imports, and what came before them; called from Python, those of the call."
+    (tmp_path / "slow.py").write_text("import time; time.sleep(1)")
+    args = "generate bandit --histories 2 --episodes 2 --json --out".split()
+    assert json.loads(cli(*args, "a", "--import", "slow", cwd=tmp_path).stdout)["seconds"] > 1
+    typed = f"import slow, sys; from ad_distill.cli.main import main; sys.argv[1:] = {[*args, 'b']}; main()"
+    assert json.loads(python(typed, cwd=tmp_path).stdout)["seconds"] > 1
+    timed = f"""
+import json, slow, sys, time
+from ad_distill.cli.main import main
+began = time.time()
+try: main({[*args, "c"]})
+except SystemExit: print(time.time() - began, file=sys.stderr)
+"""
+    called = python(timed, cwd=tmp_path)
+    assert json.loads(called.stdout)["seconds"] <= float(called.stderr.splitlines()[-1])
+
+
 def test_show(work):
     from ad_distill.data.store import Store
 
@@ -443,6 +475,7 @@ def test_train_and_evaluate(work, tmp_path):
         cwd=tmp_path,
     )
     trained = json.loads(res.stdout)
+    assert 0 < trained["training_seconds"] < trained["seconds"]
     assert trained["steps"] == 4 and trained["path"] == "m" and (tmp_path / "m/model.safetensors").exists()
     again = cli(
         "train",
@@ -1040,7 +1073,9 @@ def test_run(notebooks):
     }
     nbformat.validate(nbformat.read(out, 4))
     assert (notebooks / "good.ipynb").read_bytes() == source
-    summary = json.loads(cli("run", "good.ipynb", "--json", cwd=notebooks).stdout)
+    told = cli("run", "good.ipynb", "--json", cwd=notebooks, AD_DISTILL_PROGRESS_SECONDS=".01")
+    assert "good: 100% " in told.stderr and "\r" not in told.stderr
+    summary = json.loads(told.stdout)
     assert summary["out"] == str(notebooks / "runs/good.ipynb") and len(summary["files"]) == 3
     mistake("run", "good.ipynb", "--out", "good.ipynb", cwd=notebooks, says="itself")
 
