@@ -522,6 +522,12 @@ def test_train_and_evaluate(work, tmp_path):
     assert len(json.loads((tmp_path / "a.json").read_text())) == 12
     one = cli("evaluate", "m", "--episodes", 1, "--instances", 1, "--out", "b.csv", cwd=tmp_path)  # it knows its task
     assert "played: 1 instance of the 16 in the split held_out, 4 streams each" in one.stderr
+    assert "no interval" not in one.stdout + one.stderr  # the streams give one
+    alone = "evaluate m --episodes 2 --instances 1 --streams 1 --out b.csv".split()
+    (_, out, err), (_, summary, _) = several(alone, [*alone, "--json"], cwd=tmp_path, codes=True)
+    assert " (no interval) in the last 2 episodes" in out and "one instance and one stream give no interval" in err
+    got = json.loads(summary)
+    assert [got[k] for k in ("score_ci", "score_iqm_ci", "regret_ci", "episodes_to_80_ci")] == [None] * 4
 
 
 def test_evaluate_against_baselines(work, tmp_path):
@@ -644,6 +650,25 @@ def test_text_task(tmp_path):
         ]
         == 4
     )
+
+
+def test_actions_that_cannot_be_read_are_told_of(tmp_path):
+    "Of text the part that could be read is scored; a number is replaced by the middle."
+    small = "--model lm --serializer plain --episodes 2 --stride 1 --steps 1 --batch 2 -s width 16".split()
+    play = "--episodes 1 --instances 1 --streams 2".split()
+    (_, out, text), (_, _, number) = several(
+        "generate story_rlhf --source random --histories 2 --episodes 2 --out s".split(),
+        "generate gym:Pendulum-v1 -p max_steps 2 --source random --histories 2 --episodes 2 --out n".split(),
+        ["train", "s", *small, "-s", "max_action_tokens", 5, "--out", "text"],
+        ["train", "n", *small, "--out", "number"],
+        ["evaluate", "text", *play, "--out", "a.csv"],
+        ["evaluate", "number", *play, "--out", "b.csv"],
+        cwd=tmp_path,
+        codes=True,
+    )[4:]
+    assert "parse failures 1" in out and "100% of the actions did not end within 5 tokens" in text
+    assert "the part that could be read" in text and "-s max_action_tokens N" in text
+    assert "the middle of what is allowed was done instead: the score says little" in number
 
 
 def test_parse(work, tmp_path):

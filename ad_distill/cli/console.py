@@ -246,6 +246,7 @@ def _end_line(self: BarsAsLines, line):
     if self.told: self._tell()
     self.bar, self.told = "", False
 
+# %% ../../nbs/cli/01_console.ipynb #55c1d9e8
 @patch
 def _tell(self: BarsAsLines):
     self.last, self.told = time.monotonic(), True

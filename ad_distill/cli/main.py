@@ -787,10 +787,10 @@ def _baselines_line(got):
                    for agent, s in got.get("baselines", {}).items())  # + 0 makes 0 of -0
 
 def _score_line(got):
-    low, high = got["score_ci"]
+    from ad_distill.evaluation.statistics import interval_text
     first = f"score {got['first_score']:.2f} in the first episode"
     n_last = counted(min(10, got["episodes"]), "episode")
-    last = (f"{got['score_mean']:.2f} ({low:.2f} to {high:.2f}) in the last {n_last}, "
+    last = (f"{got['score_mean']:.2f} ({interval_text(got['score_ci'])}) in the last {n_last}, "
             f"{got['score_iqm']:.2f} without the best and the worst quarter, {got['failed']:.0%} of histories below .5")
     to_80 = got["episodes_to_80"]
     by_80 = f"is .8 over the five from episode {to_80} on" if to_80 else "is never .8 over any five episodes"
@@ -803,6 +803,24 @@ def _instances_line(got, there):
     played = f"{counted(got['instances'], 'instance')} of the {there:,} in the split {got['split']}"
     if got["instances"] == there < 16: played += ", which is all there are"
     return f"played: {played}, {counted(got['streams'], 'stream')} each"
+
+def _no_interval(got):
+    "A line about an interval that is not there; empty where there is one."
+    if got["score_ci"]: return ""
+    return "one instance and one stream give no interval: play more of them (--instances, --streams)"
+
+def _replaced(got, net):
+    "A line about actions that are not as the model wrote them; empty where most are."
+    share = got.get("parse_failure", 0)
+    if share < .5: return ""
+    from gymnasium.spaces import Box, Text
+    space, most = net.serializer.spaces.action, counted(net.settings.max_action_tokens, "token")
+    if isinstance(space, Text):
+        return (f"{share:.0%} of the actions did not end within {most} (train -s max_action_tokens N), or could not be "
+                "read to their end: the score is that of the part that could be read")
+    instead = "the middle of what is allowed" if isinstance(space, Box) else "the first action that there is"
+    return (f"{share:.0%} of the actions could not be read, and {instead} was done instead: the score says little of "
+            "what the model wrote")
 
 # %% ../../nbs/cli/04_main.ipynb #db4c4f7c
 @main.command("evaluate")
@@ -842,8 +860,8 @@ def _evaluate(model, task, params, serializer, writes, episodes, instances, base
         learnt = _store_info(model).get("n_episodes")
         got |= {"baselines": found, "missing": missing, "source_episodes": learnt}
     report(got, as_json, _score_line(got) + _baselines_line(got))
-    notes = [] if as_json else [_instances_line(got, there), *missing, _above_one(got, task)]
-    for note in filter(None, notes): click.echo(note, err=True)
+    notes = [_instances_line(got, there), _no_interval(got), _replaced(got, net), *missing, _above_one(got, task)]
+    for note in [] if as_json else filter(None, notes): click.echo(note, err=True)
 
 # %% ../../nbs/cli/04_main.ipynb #a14a0a78
 @main.command("run")
