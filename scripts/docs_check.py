@@ -5,9 +5,10 @@
 The first part needs Python alone. The second opens every page, wide and narrow, light and dark, in a Chromium or
 Chrome that it finds by itself or under the name in AD_DISTILL_CHROMIUM, and looks for errors on the console, for what
 could not be loaded, for pages that are wider than the screen, and for code that is cut off. Without a browser it says
-so, and looks whether the styles of the pages wrap code and keep pictures within their column; `--need-browser` makes that a failure. Quarto's pages and those of the preview are looked
-at in the same way. `--shots` keeps a picture of every page. The browser is spoken to through a pipe (Chrome DevTools
-Protocol), so nothing has to be installed beside it.
+so, and looks whether the styles of the pages wrap code and keep pictures within their column; `--need-browser` makes
+that a failure. Quarto's pages and those of the preview are looked at in the same way. `--shots` keeps a picture of
+every page. The browser is spoken to through a pipe (Chrome DevTools Protocol), so nothing has to be installed beside
+it.
 """
 import argparse
 import base64

@@ -798,6 +798,7 @@ def _score_line(got):
     known = _figures(got, {"parse_failure": "parse failures", "reward_accuracy": "reward accuracy"})
     return f"{got['path']}: {first}, {last}, {reached}{known}{got['seconds']:.1f} s"
 
+# %% ../../nbs/cli/04_main.ipynb #3fa1c6b8
 def _instances_line(got, there):
     "How many instances were played, of how many."
     played = f"{counted(got['instances'], 'instance')} of the {there:,} in the split {got['split']}"
