@@ -5,9 +5,10 @@
 The first part needs Python alone. The second opens every page, wide and narrow, light and dark, in a Chromium or
 Chrome that it finds by itself or under the name in AD_DISTILL_CHROMIUM, and looks for errors on the console, for what
 could not be loaded, for pages that are wider than the screen, and for code that is cut off. Without a browser it says
-so and leaves that part out; `--need-browser` makes that a failure. Quarto's pages and those of the preview are looked
-at in the same way. `--shots` keeps a picture of every page. The browser is spoken to through a pipe (Chrome DevTools
-Protocol), so nothing has to be installed beside it.
+so, and looks whether the styles of the pages wrap code and keep pictures within their column; `--need-browser` makes
+that a failure. Quarto's pages and those of the preview are looked at in the same way. `--shots` keeps a picture of
+every page. The browser is spoken to through a pipe (Chrome DevTools Protocol), so nothing has to be installed beside
+it.
 """
 import argparse
 import base64
@@ -16,6 +17,7 @@ import http.server
 import json
 import os
 import posixpath
+import re
 import select
 import shutil
 import subprocess
@@ -51,11 +53,18 @@ class Page(HTMLParser):
         self.h1, self.title = 0, ""
         self.tables = {}  # id of a heading -> tables below it
         self.open, self.last, self.last_section = [], "", ""
+        self.texts = {"figcaption": [], "p": []}  # what stands in captions and paragraphs of the text
+        self.text_of, self.styles, self.in_style = "", [], False  # which of them is open; stylesheets, and inline ones
         self.feed(self.source)
 
     def handle_starttag(self, tag, attrs):
         a = dict(attrs)
         if tag in self.inside: self.inside[tag] += 1
+        if tag in self.texts:
+            self.text_of = tag
+            self.texts[tag].append("")
+        if tag == "link" and a.get("rel") == "stylesheet": self.styles.append((a.get("href", ""), ""))
+        self.in_style = tag == "style"
         is_own = bool(self.inside["main"]) or not self.has_main
         if a.get("id"):
             self.ids.append(a["id"])
@@ -73,9 +82,13 @@ class Page(HTMLParser):
 
     def handle_endtag(self, tag):
         if tag in self.inside: self.inside[tag] = max(0, self.inside[tag] - 1)
+        if tag == self.text_of: self.text_of = ""
+        if tag == "style": self.in_style = False
         if self.open and self.open[-1][0] == tag: self.open.pop()
 
     def handle_data(self, data):
+        if self.text_of: self.texts[self.text_of][-1] += data
+        if self.in_style: self.styles.append(("", data))
         if self.open and self.open[-1][0] == "title": self.title += data
 
 
@@ -102,6 +115,9 @@ def page_faults(name, page):
     for i in sorted(i for i, n in Counter(page.own_ids).items() if n > 1): yield f"two elements with the id {i!r}"
     for src, alt in page.images:
         if not (alt or "").strip(): yield f"a picture without alt text: {src[:80]}"
+    texts = [" ".join(t.split()) for kind in page.texts.values() for t in kind]
+    for caption in dict.fromkeys(" ".join(t.split()) for t in page.texts["figcaption"]):
+        if caption and texts.count(caption) > 1: yield f"a caption twice: {caption[:60]}"
     if name.startswith("exp_") and not page.images: yield "an experiment without a picture"
 
 
@@ -113,6 +129,24 @@ def link_faults(name, page, pages, folder, base):
         is_known = not anchor or anchor == "top" or path not in pages or anchor in pages[path].ids
         if not (folder / path).is_file(): yield f"dead link: {link}"
         elif not is_known: yield f"no such anchor: {link}"
+
+
+KEPT = {  # what a style has to say -> the pages that need it, and what is wrong without it
+    r"\bpre\b[^{}]*\{[^}]*white-space:\s*pre-wrap": ("<pre", "no style wraps long lines of code"),
+    r"\bimg\b[^{}]*\{[^}]*max-width:\s*100%": ("<img", "no style keeps pictures within their column")}
+
+
+def styled(folder, base=""):
+    "What the styles of pages leave out that a browser would show as cut code or as pictures wider than their column."
+    wrong = []
+    for name, path in html_files(folder).items():
+        page, css = Page(path), ""
+        for link, text in page.styles:
+            to = inside(name, link, base) if link else None
+            css += (folder / to[0]).read_text(encoding="utf-8") if to and (folder / to[0]).is_file() else text
+        wrong += [f"{name}: {fault}" for rule, (needs, fault) in KEPT.items()
+                  if needs in page.source and not re.search(rule, css)]
+    return wrong
 
 
 def static(folder, base=""):
@@ -337,7 +371,9 @@ def main():
     browser = None if a.no_browser or not n else find_browser()
     if browser: wrong += shown(a.folder, browser, a.shots)
     elif a.need_browser: wrong.append(NO_BROWSER)
-    elif not a.no_browser: print(f"{NO_BROWSER} The pages were not opened in a browser; their files were checked.")
+    else:
+        wrong += styled(a.folder, a.base)
+        if not a.no_browser: print(f"{NO_BROWSER} The pages were not opened in a browser; their files were checked.")
     for line in wrong: print(line)
     how = ", opened wide and narrow, light and dark" if browser else ""
     print(f"{n} pages{how}: {f'{len(wrong)} faults' if wrong else 'no fault found'}")

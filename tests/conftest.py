@@ -17,6 +17,7 @@ os.environ.update(
     MPLBACKEND="Agg",
     HF_HUB_OFFLINE="1",
     TOKENIZERS_PARALLELISM="false",
+    AD_DISTILL_PROGRESS_SECONDS="86400",  # what commands print shall not depend on how fast a machine is
     PYDEVD_DISABLE_FILE_VALIDATION="1",
     JUPYTER_PLATFORM_DIRS="1",
 )

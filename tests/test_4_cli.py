@@ -343,6 +343,38 @@ def test_generate_converts_values_and_chooses_a_source(tmp_path):
     }
 
 
+def test_progress_where_there_is_no_terminal(tmp_path):
+    "A plain line now and then, a last one for a bar that was told of, none with -q, and JSON stays JSON."
+    args = "generate dark_room --source q_learning --histories 40 --episodes 400 --json --out".split()
+    made = cli(*args, "a", cwd=tmp_path, AD_DISTILL_PROGRESS_SECONDS=".01")
+    lines = made.stderr.splitlines()
+    assert len(lines) > 1 and "\r" not in made.stderr and json.loads(made.stdout)["path"] == "a"
+    for line in lines:
+        assert re.fullmatch(r"q_learning learns dark_room: \d+% \S+/16.0k \[.*\], \d+ s so far", line), line
+    assert "100%" in lines[-1] and "100%" not in lines[0]
+    assert not cli(*args, "b", "-q", cwd=tmp_path, AD_DISTILL_PROGRESS_SECONDS=".01").stderr
+    for wrong in ("often", "0", "-3", "nan"):
+        mistake(*args, "c", cwd=tmp_path, says=[repr(wrong), "seconds"], AD_DISTILL_PROGRESS_SECONDS=wrong)
+
+
+def test_seconds_are_those_of_the_process(tmp_path):
+    "With imports, and what came before them; called from Python, those of the call."
+    (tmp_path / "slow.py").write_text("import time; time.sleep(1)")
+    args = "generate bandit --histories 2 --episodes 2 --json --out".split()
+    assert json.loads(cli(*args, "a", "--import", "slow", cwd=tmp_path).stdout)["seconds"] > 1
+    typed = f"import slow, sys; from ad_distill.cli.main import main; sys.argv[1:] = {[*args, 'b']}; main()"
+    assert json.loads(python(typed, cwd=tmp_path).stdout)["seconds"] > 1
+    timed = f"""
+import json, slow, sys, time
+from ad_distill.cli.main import main
+began = time.time()
+try: main({[*args, "c"]})
+except SystemExit: print(time.time() - began, file=sys.stderr)
+"""
+    called = python(timed, cwd=tmp_path)
+    assert json.loads(called.stdout)["seconds"] <= float(called.stderr.splitlines()[-1])
+
+
 def test_show(work):
     from ad_distill.data.store import Store
 
@@ -443,6 +475,7 @@ def test_train_and_evaluate(work, tmp_path):
         cwd=tmp_path,
     )
     trained = json.loads(res.stdout)
+    assert 0 < trained["training_seconds"] < trained["seconds"]
     assert trained["steps"] == 4 and trained["path"] == "m" and (tmp_path / "m/model.safetensors").exists()
     again = cli(
         "train",
@@ -489,6 +522,12 @@ def test_train_and_evaluate(work, tmp_path):
     assert len(json.loads((tmp_path / "a.json").read_text())) == 12
     one = cli("evaluate", "m", "--episodes", 1, "--instances", 1, "--out", "b.csv", cwd=tmp_path)  # it knows its task
     assert "played: 1 instance of the 16 in the split held_out, 4 streams each" in one.stderr
+    assert "no interval" not in one.stdout + one.stderr  # the streams give one
+    alone = "evaluate m --episodes 2 --instances 1 --streams 1 --out b.csv".split()
+    (_, out, err), (_, summary, _) = several(alone, [*alone, "--json"], cwd=tmp_path, codes=True)
+    assert " (no interval) in the last 2 episodes" in out and "one instance and one stream give no interval" in err
+    got = json.loads(summary)
+    assert [got[k] for k in ("score_ci", "score_iqm_ci", "regret_ci", "episodes_to_80_ci")] == [None] * 4
 
 
 def test_evaluate_against_baselines(work, tmp_path):
@@ -611,6 +650,25 @@ def test_text_task(tmp_path):
         ]
         == 4
     )
+
+
+def test_actions_that_cannot_be_read_are_told_of(tmp_path):
+    "Of text the part that could be read is scored; a number is replaced by the middle."
+    small = "--model lm --serializer plain --episodes 2 --stride 1 --steps 1 --batch 2 -s width 16".split()
+    play = "--episodes 1 --instances 1 --streams 2".split()
+    (_, out, text), (_, _, number) = several(
+        "generate story_rlhf --source random --histories 2 --episodes 2 --out s".split(),
+        "generate gym:Pendulum-v1 -p max_steps 2 --source random --histories 2 --episodes 2 --out n".split(),
+        ["train", "s", *small, "-s", "max_action_tokens", 5, "--out", "text"],
+        ["train", "n", *small, "--out", "number"],
+        ["evaluate", "text", *play, "--out", "a.csv"],
+        ["evaluate", "number", *play, "--out", "b.csv"],
+        cwd=tmp_path,
+        codes=True,
+    )[4:]
+    assert "parse failures 1" in out and "100% of the actions did not end within 5 tokens" in text
+    assert "the part that could be read" in text and "-s max_action_tokens N" in text
+    assert "the middle of what is allowed was done instead: the score says little" in number
 
 
 def test_parse(work, tmp_path):
@@ -1040,7 +1098,9 @@ def test_run(notebooks):
     }
     nbformat.validate(nbformat.read(out, 4))
     assert (notebooks / "good.ipynb").read_bytes() == source
-    summary = json.loads(cli("run", "good.ipynb", "--json", cwd=notebooks).stdout)
+    told = cli("run", "good.ipynb", "--json", cwd=notebooks, AD_DISTILL_PROGRESS_SECONDS=".01")
+    assert "good: 100% " in told.stderr and "\r" not in told.stderr
+    summary = json.loads(told.stdout)
     assert summary["out"] == str(notebooks / "runs/good.ipynb") and len(summary["files"]) == 3
     mistake("run", "good.ipynb", "--out", "good.ipynb", cwd=notebooks, says="itself")
 

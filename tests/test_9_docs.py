@@ -206,6 +206,7 @@ def test_the_preview_is_whole(copy):
     site = copy / "_docs"
     assert len(list(site.rglob("*.html"))) == len(PAGES)
     wrong = docs_check.static(site, "https://ad-distill.github.io/ad_distill") + docs_check.api(site)
+    wrong += docs_check.styled(site, "https://ad-distill.github.io/ad_distill")
     assert not wrong, "\n".join(wrong)
     for page in site.rglob("*.html"):
         text = page.read_text(encoding="utf-8")

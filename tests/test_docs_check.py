@@ -43,6 +43,28 @@ def test_a_good_site_has_no_fault(tmp_path):
     assert docs_check.static(site(tmp_path, f'<img src="p.svg" alt="a triangle"> {links}'), HERE) == []
 
 
+def test_a_caption_twice(tmp_path):
+    once = '<figure><img src="p.svg" alt="x"><figcaption>A <em>curve</em></figcaption></figure>'
+    assert docs_check.static(site(tmp_path, once), HERE) == []
+    assert docs_check.static(site(tmp_path, f"{once}<p>A curve</p>"), HERE) == ["other.html: a caption twice: A curve"]
+
+
+def test_styles_are_looked_at_where_there_is_no_browser(tmp_path):
+    "Code has to be wrapped and pictures kept within their column, by a stylesheet or in the page."
+    site(tmp_path, '<pre>code</pre><img src="p.svg" alt="x">')
+    code, picture = "no style wraps long lines of code", "no style keeps pictures within their column"
+    assert docs_check.styled(tmp_path, HERE) == [f"other.html: {code}", f"other.html: {picture}"]
+    (tmp_path / "s.css").write_text("main pre, code { color: red; white-space: pre-wrap; }")
+    site(tmp_path, '<link rel="stylesheet" href="s.css"><pre>code</pre><img src="p.svg" alt="x">')
+    assert docs_check.styled(tmp_path, HERE) == [f"other.html: {picture}"]
+    site(tmp_path, "<style>img { max-width: 100%; } pre { white-space: pre-wrap }</style><pre>code</pre>")
+    assert docs_check.styled(tmp_path, HERE) == []
+    command = [sys.executable, str(ROOT / "scripts/docs_check.py"), str(tmp_path), "--no-browser", "--no-api"]
+    site(tmp_path, "<pre>code</pre>")
+    done = subprocess.run([*command, "--base", HERE], capture_output=True, text=True)
+    assert done.returncode == 1 and done.stdout.startswith(f"other.html: {code}")
+
+
 @pytest.mark.parametrize(
     "text, found",
     [

@@ -149,6 +149,7 @@ def test_a_variation_of_ones_own():
         (dict(vary="x=1:2"), "has no number 'x'"),
         (dict(vary="gravity=1"), "expected a name and a range"),
         (dict(kwargs="[1]"), "expected a JSON object"),
+        (dict(kwargs="size=4"), "'size=4' came, expected a JSON object, such as"),
         (dict(kwargs='{"wind": 1}'), "unexpected keyword argument 'wind'"),
         (dict(id="CliffWalking-v1", max_state=0), "max_state must be at least 1"),
         (dict(variants=1), "variants must be at least 2"),

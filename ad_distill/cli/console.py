@@ -6,20 +6,23 @@ Docs: https://ad-distill.github.io/ad_distill/cli/console.html.md"""
 
 # %% auto #0
 __all__ = ['json_option', 'quiet_option', 'out_option', 'seed_option', 'count', 'FLAGS', 'Completer', 'FAMILIES', 'Failure',
-           'failure_of', 'imported', 'Command', 'Commands', 'interruptible', 'typed', 'values', 'strict_json', 'report',
-           'wants_bar', 'pairs_option', 'options', 'description', 'defaults_of', 'make', 'list_registered',
-           'meanings_of', 'list_one', 'serializer_of', 'check_serializer', 'names_of', 'name_option', 'begun_with',
-           'complete_base', 'Setting', 'make_windows', 'training_settings', 'sorted_settings', 'list_settings']
+           'failure_of', 'imported', 'Command', 'began', 'seconds', 'Commands', 'interruptible', 'typed', 'values',
+           'strict_json', 'report', 'BarsAsLines', 'wants_bar', 'pairs_option', 'options', 'description', 'defaults_of',
+           'make', 'list_registered', 'meanings_of', 'list_one', 'serializer_of', 'check_serializer', 'names_of',
+           'name_option', 'begun_with', 'complete_base', 'Setting', 'make_windows', 'training_settings',
+           'sorted_settings', 'list_settings']
 
 # %% ../../nbs/cli/01_console.ipynb #baa9402e
-import errno, functools, json, math, os, re, sys, warnings
+import errno, functools, json, math, os, re, sys, threading, time, warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, fields, is_dataclass
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple, TextIO
 
 import click
 from click.shell_completion import CompletionItem
+from fastcore.basics import patch
 
 from ..registry import SERIALIZERS, Registry, UserError, import_here, is_like, nearest, trust, typed_value
 
@@ -104,6 +107,24 @@ def _tell_warning(message, category, filename, lineno, file=None, line=None):
 
 _PYTHONS = warnings.showwarning
 
+# %% ../../nbs/cli/01_console.ipynb #5c0e71aa
+def _born():
+    "When this process began, in seconds since the epoch."
+    try:  # on Linux it is known in ticks since the machine was started
+        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, AttributeError, LookupError, ValueError):
+        import psutil
+        return psutil.Process().create_time()
+
+def began() -> float:  # seconds since the epoch
+    "When the running command began: its process, or the call where Python calls it."
+    return click.get_current_context().find_root().obj
+
+def seconds() -> float:
+    "How long the running command has taken, with all that it imported."
+    return round(time.time() - began(), 3)
+
 # %% ../../nbs/cli/01_console.ipynb #39b3c6ea
 class Commands(click.Group):
     "Commands in the order of their definition; a mistake is one line, and names are guessed."
@@ -118,6 +139,7 @@ class Commands(click.Group):
 
     def main(self, args: list[str] | None = None, prog_name: str | None = None, complete_var: str | None = None,
              standalone_mode: bool = True, **extra) -> Any:
+        extra.setdefault("obj", _born() if args is None else time.time())  # see `began`
         run = functools.partial(super().main, args, prog_name or "ad_distill", complete_var,
                                 standalone_mode=False, **extra)
         if not standalone_mode: return run()
@@ -179,18 +201,118 @@ def report(
     "A summary on stdout: `line`, or JSON."
     click.echo(json.dumps(strict_json(summary), indent=2, ensure_ascii=False) if as_json else line)
 
+# %% ../../nbs/cli/01_console.ipynb #7d20f6b3
+def _as_line(bar):
+    "What a bar of tqdm says, without its picture."
+    return " ".join(re.sub(r"\|[^|]*\|", " ", bar).split())
+
+class BarsAsLines:
+    "A stream of text that leaves out bars, lines which are written over, but for a plain line now and then."
+    def __init__(self,
+        stream: TextIO,  # takes what is left
+        every: float = math.inf,  # seconds between two lines about bars; default: none at all
+        since: float | None = None,  # when the work began, in seconds since the epoch; default: now
+    ):
+        self.stream, self.every, self.since = stream, every, time.time() if since is None else since
+        self.rest = self.bar = ""  # of the line that is being written; what the bar says now
+        self.last, self.told, self.over = time.monotonic(), False, threading.Event()
+
+    def __getattr__(self, name): return getattr(self.stream, name)
+
+    def isatty(self) -> bool: return False
+
+    def flush(self) -> None: self.stream.flush()
+
+# %% ../../nbs/cli/01_console.ipynb #1f8a3e95
+@patch
+def write(self: BarsAsLines, text: str) -> int:
+    joint = "\n" if "\r" in self.rest and "\r" not in text and text.strip() else ""  # a line in the middle of a bar
+    *lines, rest = (self.rest + joint + text).replace("\x1b[A", "").split("\n")  # without the cursor's way up
+    for line in lines: self._end_line(line.removesuffix("\r"))
+    states = rest.split("\r")
+    if len(states) > 2: states = ["", *states[-2:]]  # the newest state of a bar is enough
+    self.rest, said = "\r".join(states), [state.strip() for state in states[1:] if state.strip()]
+    if said: self.bar = said[-1]
+    self._tell_now_and_then()
+    return len(text)
+
+@patch
+def _end_line(self: BarsAsLines, line):
+    "A bar that has been told of is told of once more."
+    if "\r" not in line:
+        if line.strip(): self.stream.write(line + "\n")
+        return
+    self.bar = line.rpartition("\r")[2].strip() or self.bar
+    if self.told: self._tell()
+    self.bar, self.told = "", False
+
+# %% ../../nbs/cli/01_console.ipynb #55c1d9e8
+@patch
+def _tell(self: BarsAsLines):
+    self.last, self.told = time.monotonic(), True
+    self.stream.write(f"{_as_line(self.bar)}, {time.time() - self.since:.0f} s so far\n")
+    self.stream.flush()
+
+@patch
+def _tell_now_and_then(self: BarsAsLines):
+    if self.bar and time.monotonic() - self.last >= self.every: self._tell()
+
+# %% ../../nbs/cli/01_console.ipynb #92c4b7d0
+@patch
+def begin(self: BarsAsLines) -> None:
+    "Tell of a bar that stands still, too."
+    def beat():
+        while not self.over.wait(self.every): self._tell_now_and_then()
+    if self.every < math.inf: threading.Thread(target=beat, daemon=True).start()
+
+@patch
+def end(self: BarsAsLines) -> None:
+    "Nothing more comes."
+    self.over.set()
+    if self.rest: self.write("\n")
+
+@patch
+@contextmanager
+def beside(self: BarsAsLines) -> Iterator[BarsAsLines]:
+    "A second one over the same stream, for bars from elsewhere."
+    lines = BarsAsLines(self.stream, self.every, self.since)
+    lines.begin()
+    try: yield lines
+    finally: lines.end()
+
+# %% ../../nbs/cli/01_console.ipynb #4d79a0c6
+def _every():
+    "Seconds between two lines of progress."
+    text = os.environ.get("AD_DISTILL_PROGRESS_SECONDS", "30")
+    try: every = float(text)
+    except ValueError: every = math.nan
+    if every > 0: return every
+    raise UserError(f"AD_DISTILL_PROGRESS_SECONDS={text!r} in the environment; expected seconds, such as 30")
+
 def wants_bar(
     quiet: bool,  # whether it was asked for none
 ) -> bool:
-    "Whether to show progress bars: on a terminal, unless asked not to. Otherwise the libraries shall show none either."
+    "Whether to show progress: as bars on a terminal, elsewhere as lines. The libraries show bars on a terminal only."
     if not quiet and sys.stderr.isatty(): return True
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # read when huggingface_hub is imported
     if "transformers" in sys.modules: sys.modules["transformers"].utils.logging.disable_progress_bar()
-    return False
+    if not quiet: _bars_as_lines()
+    return not quiet
+
+def _bars_as_lines():
+    "Let bars on stderr become lines while the command runs."
+    lines = BarsAsLines(sys.stderr, _every(), began())
+    def stop():
+        lines.end()
+        sys.stderr = lines.stream
+    click.get_current_context().call_on_close(stop)
+    sys.stderr = lines
+    lines.begin()
 
 # %% ../../nbs/cli/01_console.ipynb #acf6f40e
 json_option = click.option("--json", "as_json", is_flag=True, help="Print a summary as JSON.")
-quiet_option = click.option("--quiet", "-q", is_flag=True, help="No progress bar.")
+quiet_option = click.option("--quiet", "-q", is_flag=True,
+                            help="No progress: no bars on a terminal, no lines now and then elsewhere.")
 out_option = click.option("--out", required=True, metavar="DIR", type=click.Path(),
                           help="Directory to write to; its parents are made.")
 seed_option = click.option("--seed", type=click.IntRange(0), default=0, show_default=True, metavar="N",
@@ -252,7 +374,6 @@ def list_registered(
     for k in known:
         click.echo(f"{k['name']:<{width}}{k['description']}")
         if k["parameters"]: click.echo(" " * width + "  ".join(f"{p}={v!r}" for p, v in k["parameters"].items()))
-
 
 # %% ../../nbs/cli/01_console.ipynb #2205645e
 def meanings_of(

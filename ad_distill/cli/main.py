@@ -16,10 +16,11 @@ from pathlib import Path
 import click
 
 from .. import __version__
-from .console import (
+from ad_distill.cli.console import (
     FAMILIES, Commands, check_serializer, complete_base, count, description, imported, interruptible, json_option,
     list_one, list_registered, list_settings, make, make_windows, name_option, names_of, options, out_option,
-    pairs_option, quiet_option, report, seed_option, serializer_of, sorted_settings, wants_bar)
+    pairs_option, quiet_option, report, seconds, seed_option, serializer_of, sorted_settings,
+    wants_bar)
 from .notebooks import (
     complete_experiment, execute, experiment_values, experiments, find_experiment, list_experiments, made_since,
     output_path, parameters_of)
@@ -212,10 +213,9 @@ def _choose_source(task, name, pairs):
     raise UserError(f"no source learns task {task.name!r} by itself{missing}; {other}")
 
 # %% ../../nbs/cli/04_main.ipynb #d6590c05
-def _stored(about, store, out, start):
+def _stored(about, store, out):
     "What a command that wrote a store has to report."
-    seconds = round(time.perf_counter() - start, 3)
-    return {**about, **store_summary(store), "seconds": seconds, "path": out}
+    return {**about, **store_summary(store), "seconds": seconds(), "path": out}
 
 def _size(s): return f"{counted(s['transitions'], 'transition')}, {sized(s['bytes'])}, {s['seconds']:.1f} s"
 
@@ -258,11 +258,10 @@ def _generate(task, source, histories, episodes, seed, out, workers, ray, params
     task = make(TASKS, task, params)
     source = _choose_source(task, source, settings)
     replace(task).make_env(task.instances(split)[:1])  # wrong prompts or rewards show before a store is begun
-    start = time.perf_counter()
     with interruptible("the histories that are complete are kept, and running the same command again goes on from "
                        "there"):
         store = generate(task, source, out, histories, episodes, seed, split, workers, wants_bar(quiet), ray)
-    made = _stored({"task": task.name, "source": source.name}, store, out, start)
+    made = _stored({"task": task.name, "source": source.name}, store, out)
     report(made, as_json, _stored_line(made))
     notes = [_task_line(task, split), _trust_line(task), "" if source.name == "random" else rise_note(store)]
     for note in [] if as_json else filter(None, notes): click.echo(note, err=True)
@@ -294,10 +293,9 @@ def _left_out(got):
 def _import_log(reader, path, out, bar, options):
     "The log of a trainer as a store; what there is to report."
     from ad_distill.logs.importing import import_log
-    start = time.perf_counter()
     with interruptible("nothing was written"):
         store, got = import_log(reader, path, out, progress=bar, **options)
-    return _stored(got, store, out, start)
+    return _stored(got, store, out)
 
 def _print_notes(made, tokenizer):
     "What a log cannot tell, on stderr."
@@ -321,10 +319,9 @@ def _import_exchange(kind, path, out, log_options, settings, bar):
         how = dict(env=settings.pop("env", ""), skip_bad=log_options.pop("--skip-bad"), notes=[])
     unfit = [*(option for option, value in log_options.items() if value), *(f"-s {name}" for name in settings)]
     if unfit: raise UserError(f"{', '.join(unfit)}: for logs of RLHF trainers, not for {kind}")
-    start = time.perf_counter()
     with interruptible("nothing was written"): store = _read_exchange(kind, path, out, bar, **how)
     notes = [*how.get("notes", []), *filter(None, [unknown_rewards(store)])]
-    return _stored({"reader": kind, "from": path, "notes": notes}, store, out, start)
+    return _stored({"reader": kind, "from": path, "notes": notes}, store, out)
 
 # %% ../../nbs/cli/04_main.ipynb #55f6ef92
 @main.command("import")
@@ -402,12 +399,12 @@ def _export(store, kind, out, data_format, license, public, quiet, as_json):
              ad_distill export runs/dark_room --to datasets --out hub:ada/dark_room
     """
     from ad_distill.data.store import Store
-    store, start, bar = Store.open(store), time.perf_counter(), wants_bar(quiet)
+    store, bar = Store.open(store), wants_bar(quiet)
     with interruptible("nothing was written"):
         if kind == "minari": where = _to_minari(store, out, data_format, bar)
         else: where = _to_datasets(store, out, public, license)
     made = {"to": kind, "path": where, "histories": len(store), "episodes": len(store.episode_lengths),
-            "transitions": store.n_transitions, "seconds": round(time.perf_counter() - start, 3)}
+            "transitions": store.n_transitions, "seconds": seconds()}
     counts = f"{counted(made['episodes'], 'episode')}, {counted(made['transitions'], 'transition')}"
     report(made, as_json, f"{where}: {counts}, {made['seconds']:.1f} s")
 
@@ -607,7 +604,8 @@ def _trained_line(got):
                            "reward_correlation": "reward correlation", "score": "score"})
     size, trained = got["parameters"], got.get("trainable_parameters", got["parameters"])
     some = "" if trained == size else f" ({trained:,} trained)"
-    return f"{got['path']}: {counted(got['steps'], 'step')}, {size:,} parameters{some}, {known}{got['seconds']:.1f} s"
+    took = f"{got['training_seconds']:.1f} s of training, {got['seconds']:.1f} s in all"
+    return f"{got['path']}: {counted(got['steps'], 'step')}, {size:,} parameters{some}, {known}{took}"
 
 # %% ../../nbs/cli/04_main.ipynb #62ea98cb
 @main.command("train")
@@ -635,7 +633,8 @@ def _train(store, model, serializer, writes, base, settings, seed, out, resume, 
     if model == "lm": store, reads = _texts(store, serializer, writes)
     got = _distill(task, store, out, parts, seed=seed, resume=resume, progress=bar, serializer=reads, probe=probe)
     if os.environ.get("RANK", "0") != "0": return  # one of several processes reports
-    got = {"path": out, "task": task.name, "model": model, **got}
+    got = {"path": out, "task": task.name, "model": model, **got, "seconds": seconds(),
+           "training_seconds": got["seconds"]}
     report(got, as_json, _trained_line(got))
     if unknown and not as_json: click.echo(f"{store.path}: {unknown}", err=True)
 
@@ -788,10 +787,10 @@ def _baselines_line(got):
                    for agent, s in got.get("baselines", {}).items())  # + 0 makes 0 of -0
 
 def _score_line(got):
-    low, high = got["score_ci"]
+    from ad_distill.evaluation.statistics import interval_text
     first = f"score {got['first_score']:.2f} in the first episode"
     n_last = counted(min(10, got["episodes"]), "episode")
-    last = (f"{got['score_mean']:.2f} ({low:.2f} to {high:.2f}) in the last {n_last}, "
+    last = (f"{got['score_mean']:.2f} ({interval_text(got['score_ci'])}) in the last {n_last}, "
             f"{got['score_iqm']:.2f} without the best and the worst quarter, {got['failed']:.0%} of histories below .5")
     to_80 = got["episodes_to_80"]
     by_80 = f"is .8 over the five from episode {to_80} on" if to_80 else "is never .8 over any five episodes"
@@ -799,11 +798,30 @@ def _score_line(got):
     known = _figures(got, {"parse_failure": "parse failures", "reward_accuracy": "reward accuracy"})
     return f"{got['path']}: {first}, {last}, {reached}{known}{got['seconds']:.1f} s"
 
+# %% ../../nbs/cli/04_main.ipynb #3fa1c6b8
 def _instances_line(got, there):
     "How many instances were played, of how many."
     played = f"{counted(got['instances'], 'instance')} of the {there:,} in the split {got['split']}"
     if got["instances"] == there < 16: played += ", which is all there are"
     return f"played: {played}, {counted(got['streams'], 'stream')} each"
+
+def _no_interval(got):
+    "A line about an interval that is not there; empty where there is one."
+    if got["score_ci"]: return ""
+    return "one instance and one stream give no interval: play more of them (--instances, --streams)"
+
+def _replaced(got, net):
+    "A line about actions that are not as the model wrote them; empty where most are."
+    share = got.get("parse_failure", 0)
+    if share < .5: return ""
+    from gymnasium.spaces import Box, Text
+    space, most = net.serializer.spaces.action, counted(net.settings.max_action_tokens, "token")
+    if isinstance(space, Text):
+        return (f"{share:.0%} of the actions did not end within {most} (train -s max_action_tokens N), or could not be "
+                "read to their end: the score is that of the part that could be read")
+    instead = "the middle of what is allowed" if isinstance(space, Box) else "the first action that there is"
+    return (f"{share:.0%} of the actions could not be read, and {instead} was done instead: the score says little of "
+            "what the model wrote")
 
 # %% ../../nbs/cli/04_main.ipynb #db4c4f7c
 @main.command("evaluate")
@@ -824,7 +842,7 @@ def _evaluate(model, task, params, serializer, writes, episodes, instances, base
     from ad_distill.evaluation.play import evaluate
     from ad_distill.evaluation.statistics import summarize
     from ad_distill.models.loading import load_model
-    bar, net, start = wants_bar(quiet), load_model(model), time.perf_counter()
+    bar, net = wants_bar(quiet), load_model(model)
     if serializer is not None: check_serializer(net, model, serializer, writes)
     task = task or _task_of(net.settings.about, f"the model {model}")
     there, missing = len(task.instances(how["split"])), []
@@ -838,13 +856,13 @@ def _evaluate(model, task, params, serializer, writes, episodes, instances, base
     if plot: plot_scores(table.replace({"agent": {"model": "lm"}}) if reads else table, plot)
     got = {"path": out, "model": model, "task": task.name, "episodes": episodes, "instances": instances,
            "instances_in_split": there, **how, "serializer": reads,
-           "seconds": round(time.perf_counter() - start, 3), **found.pop("model")}
+           "seconds": seconds(), **found.pop("model")}
     if baselines:
         learnt = _store_info(model).get("n_episodes")
         got |= {"baselines": found, "missing": missing, "source_episodes": learnt}
     report(got, as_json, _score_line(got) + _baselines_line(got))
-    notes = [] if as_json else [_instances_line(got, there), *missing, _above_one(got, task)]
-    for note in filter(None, notes): click.echo(note, err=True)
+    notes = [_instances_line(got, there), _no_interval(got), _replaced(got, net), *missing, _above_one(got, task)]
+    for note in [] if as_json else filter(None, notes): click.echo(note, err=True)
 
 # %% ../../nbs/cli/04_main.ipynb #a14a0a78
 @main.command("run")
@@ -879,7 +897,7 @@ def _run(experiment, params, out, only_list, quiet, as_json):
                        f"executed so far: {out}"):
         execute(path, out, parameters, stream, imported(), trusted(), wants_bar(quiet))
     made = [str(p) for p in made_since(out, start)]
-    summary = {"experiment": path.stem, "parameters": parameters, "seconds": round(time.time() - start, 3),
+    summary = {"experiment": path.stem, "parameters": parameters, "seconds": seconds(),
                "out": made[0], "files": made}
     report(summary, as_json, "\n".join(made))
 

@@ -6,7 +6,7 @@ Docs: https://ad-distill.github.io/ad_distill/cli/notebooks.html.md"""
 
 # %% auto #0
 __all__ = ['PICTURES', 'experiments', 'find_experiment', 'parameters_of', 'experiment_values', 'output_path', 'environment',
-           'WithoutBars', 'execute', 'made_since', 'list_experiments', 'complete_experiment']
+           'execute', 'made_since', 'list_experiments', 'complete_experiment']
 
 # %% ../../nbs/cli/02_notebooks.ipynb #79712a74
 import ast, io, json, logging, os, re, sys, tempfile, tokenize, warnings
@@ -20,7 +20,7 @@ from typing import Any, TextIO
 import click
 from click.shell_completion import CompletionItem
 
-from .console import Failure, begun_with, typed
+from .console import BarsAsLines, Failure, begun_with, typed
 from ..registry import UserError, nearest
 
 # %% ../../nbs/cli/02_notebooks.ipynb #365a76ce
@@ -175,28 +175,16 @@ def environment(
             if v is None: del os.environ[k]
             else: os.environ[k] = v
 
-# %% ../../nbs/cli/02_notebooks.ipynb #471802b4
-class WithoutBars:
-    "A stream of text that leaves out lines which were written over, and empty ones."
-    def __init__(self,
-        stream: TextIO,  # takes the others
-    ):
-        self.stream, self.rest = stream, ""
-
-    def write(self, text: str) -> int:
-        *lines, self.rest = (self.rest + text).split("\n")
-        for line in lines:
-            line = line.replace("\x1b[A", "").removesuffix("\r")  # the cursor one line up, as bars move it
-            if line.strip() and "\r" not in line: self.stream.write(line + "\n")
-        return len(text)
-
-    def flush(self) -> None: self.stream.flush()
-
-    def end(self) -> None:
-        "Nothing more comes."
-        if self.rest: self.write("\n")
-
 # %% ../../nbs/cli/02_notebooks.ipynb #113f6094
+@contextmanager
+def _cells_bar(path):
+    "The bar of the cells, for papermill: none on a terminal, where bars within the cells would tear it."
+    if not isinstance(sys.stderr, BarsAsLines):
+        yield False
+        return
+    with sys.stderr.beside() as lines: yield {"desc": path.stem, "unit": " cells", "file": lines}
+
+# %% ../../nbs/cli/02_notebooks.ipynb #0e6b52f7
 def execute(
     path: Path,  # of the notebook
     out: Path,  # where the executed one goes
@@ -204,15 +192,16 @@ def execute(
     stream: TextIO,  # takes what the cells print
     modules: Sequence[str] = (),  # to be imported before the first cell
     trusted: Sequence[str] = (),  # modules that stores and models may name
-    progress: bool = True,  # let progress bars of the cells through
+    progress: bool = True,  # let progress of the cells through
 ) -> None:
     "Execute a notebook; what its cells print goes to `stream` and stderr at once."
     from papermill import PapermillExecutionError, execute_notebook
     logging.getLogger("papermill").setLevel(logging.CRITICAL)
-    with tempfile.TemporaryDirectory(prefix="ad") as folder, environment(AD_DISTILL_OUT=str(out)):
-        kernel, errors = _kernel(folder, modules, trusted), sys.stderr if progress else WithoutBars(sys.stderr)
+    with (tempfile.TemporaryDirectory(prefix="ad") as folder, environment(AD_DISTILL_OUT=str(out)),
+          _cells_bar(path) as bar):
+        kernel, errors = _kernel(folder, modules, trusted), sys.stderr if progress else BarsAsLines(sys.stderr)
         try:
-            execute_notebook(_braced(path), _braced(out), parameters, progress_bar=False, stdout_file=stream,
+            execute_notebook(_braced(path), _braced(out), parameters, progress_bar=bar, stdout_file=stream,
                              stderr_file=errors, kernel_name="python3", language="python",
                              kernel_manager_class=kernel)
         except PapermillExecutionError as e: raise _cell_failure(e, path, out) from None

@@ -39,7 +39,7 @@ from ..data.store import Store, StoreWriter
 from ..evaluation.baselines import play_random, recorded_curve
 from ..evaluation.play import SHARES, evaluate
 from ..evaluation.plot import STYLE, plot_curves, plot_instances
-from ..evaluation.statistics import episodes_to, gain, known_shares, two_way_difference
+from ..evaluation.statistics import episodes_to, gain, interval_text, known_shares, two_way_difference
 from ..language.serializer import Serializer
 from ..models.loading import load_model
 from ..registry import UserError, nearest
@@ -439,7 +439,7 @@ def show_report(
     names: dict[str, str] | None = None,  # of agents, where they differ from `NAMES`
 ) -> str:
     "The same, for people."
-    shown = found.assign(ci=[f"{low:+.2f} to {high:+.2f}" for low, high in found["ci"]])
+    shown = found.assign(ci=[interval_text(ci, "+.2f") for ci in found["ci"]])
     titles = {"of_source": "of the source's", "episodes_to_source": f"episodes to {KEPT:g} of it"}
     shown = shown.rename(index={**NAMES, **(names or {})}, columns=titles).dropna(axis=1, how="all")
     return shown.to_string(float_format=lambda v: f"{v:.3f}", na_rep="-")

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..evaluation.statistics import percentile_interval, two_way_bootstrap
+from ..evaluation.statistics import interval_of, two_way_bootstrap
 from .study import POINTS
 from ..language.serializer import FIELDS
 from ..registry import UserError
@@ -88,7 +88,7 @@ AT_THE_END = (  # what a cell says of its trained model
 
 def _with_interval(name, x):
     "Mean of (seeds, instances) in a column of that name, and its interval."
-    low, high = percentile_interval(two_way_bootstrap(x, np.random.default_rng(0), 4000))
+    low, high = interval_of(x, two_way_bootstrap(x, np.random.default_rng(0), 4000)) or (math.nan, math.nan)
     return {name: float(x.mean()), f"{name}_low": low, f"{name}_high": high}
 
 def _mean(values):
