@@ -35,6 +35,7 @@ from matplotlib.figure import Figure
 from transformers.utils.logging import disable_progress_bar
 
 from ..data.dataset import Strided, Windows, windows_of
+from ..data.kept import copy_lines
 from ..data.store import Store, StoreWriter
 from ..evaluation.baselines import play_random, recorded_curve
 from ..evaluation.play import SHARES, evaluate
@@ -339,7 +340,9 @@ def part_of(
     "A store of some histories of another."
     with StoreWriter(path, store.spaces, store.info) as writer:
         for place, i in enumerate(histories):
-            if not writer.has(place): writer.put(place, store[i])
+            if writer.has(place): continue
+            writer.put(place, store[i])
+            copy_lines(store, i, path, place)
     return Store.open(path)
 
 # %% ../../nbs/experiments/01_common.ipynb #0c1822e9

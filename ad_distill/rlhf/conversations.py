@@ -124,9 +124,11 @@ def rollout_json(
     d = {k: x for k, x in d.items() if x is not None}
     return _encodable(d) if d else None
 
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=str).encode
+
 def _encodable(d):
     "JSON that UTF-8 can encode: half characters are escaped."
-    line = json.dumps(d, ensure_ascii=False, separators=(",", ":"), default=str)
+    line = _encode(d)
     if line.isascii() or not any("\ud800" <= x <= "\udfff" for x in set(line)): return line
     return json.dumps(d, separators=(",", ":"), default=str)
 
