@@ -48,7 +48,7 @@ class _ColumnFiles:
                             "split the log")
         ends = prompt_lists(states).offsets.to_numpy()[1:] + np.int32(before)  # (t,)
         if len(states.prompts): self._append(name, states.prompts.astype(np.int32))
-        self._append(f"{name}.ends", ends)
+        self._append_ends(name, ends)
 
 # %% ../../nbs/data/02_streamed.ipynb #4a7de9e0
 @patch
@@ -64,7 +64,14 @@ def _append_texts(self: _ColumnFiles, name, x):
     if ends[-1] > _MOST_TEXT:
         raise UserError("a run with more than 2 GB of text came; a history cannot hold that: split the log")
     if any(letters): self._append(name, np.frombuffer(b"".join(letters), np.uint8))
-    self._append(f"{name}.ends", ends.astype(np.int32))
+    self._append_ends(name, ends.astype(np.int32))
+
+@patch
+def _append_ends(self: _ColumnFiles, name, ends):
+    "Where lists or texts end, behind the place where the first begins."
+    name = f"{name}.ends"
+    if not self.bytes[name]: self._append(name, np.zeros(1, np.int32))
+    self._append(name, ends)
 
 # %% ../../nbs/data/02_streamed.ipynb #0b8719ca
 @patch
@@ -81,8 +88,8 @@ def _array(self: _ColumnFiles, name, kind, rows, maps):
         return pa.FixedSizeListArray.from_arrays(inner, kind.list_size)
     if pa.types.is_list(kind):
         inner = self._array(name, kind.value_type, self.bytes[name] // 4, maps)
-        return pa.Array.from_buffers(kind, rows, [None, self._text_offsets(name)], children=[inner])
-    offsets = [self._text_offsets(name)] if pa.types.is_string(kind) else []
+        return pa.Array.from_buffers(kind, rows, [None, self._offsets(name, maps)], children=[inner])
+    offsets = [self._offsets(name, maps)] if pa.types.is_string(kind) else []
     return pa.Array.from_buffers(kind, rows, [None, *offsets, self._mapped(name, maps)])
 
 @patch
@@ -92,11 +99,10 @@ def _mapped(self: _ColumnFiles, name, maps):
     return pa.py_buffer(maps[-1])
 
 @patch
-def _text_offsets(self: _ColumnFiles, name):
-    "Where each text begins, and where the last one ends."
+def _offsets(self: _ColumnFiles, name, maps):
+    "Where each list or text begins, and where the last one ends."
     name = f"{name}.ends"
-    ends = (self.folder / name).read_bytes() if self.bytes[name] else b""
-    return pa.py_buffer(bytes(4) + ends)
+    return self._mapped(name, maps) if self.bytes[name] else pa.py_buffer(bytes(4))
 
 # %% ../../nbs/data/02_streamed.ipynb #f6c0414d
 _PIECE = 2 ** 23  # bytes that are passed on at once
