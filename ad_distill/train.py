@@ -363,9 +363,10 @@ def _take(given, *names):
     return {k: given.pop(k) for k in names if k in given}
 
 def _to_cut(serializer, store, cut):
-    "Episodes to make a tokenizer of; where each word of a text is to be a token, so many that they have rare ones."
+    "Episodes to make a tokenizer of; where words or many pieces of a text are to be tokens, enough for rare ones."
     is_text = isinstance(serializer.spaces.action, Text)
-    return sample(store, 5000) if is_text and cut.get("words") else sample(store)
+    many = cut.get("words") or cut.get("vocab_size", 0) > 2048
+    return sample(store, 5000) if is_text and many else sample(store)
 
 def _check_base(base, shape, cut):
     "`UserError` for settings that a pretrained model has decided."

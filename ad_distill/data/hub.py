@@ -24,7 +24,7 @@ from ad_distill.data.store import (
     ABOUT, Store, StoreWriter, about_history, at_ends, copy_beside, history_batch, history_schema, new_folder,
     text_array)
 from ..registry import UserError
-from ..trajectory import COLUMNS, History, Spaces
+from ..trajectory import COLUMNS, History, Spaces, is_token_form
 
 # %% ../../nbs/data/07_hub.ipynb #652fc803
 _LISTS = ("state", "action", "reward", "logprob")  # columns with an item a transition
@@ -178,9 +178,9 @@ def data_card(
     license: str = "unknown",  # identifier of the hub
 ) -> str:  # Markdown with a head of YAML
     "What a store holds, how it was made, its license and its limits, as a hub shows it."
-    is_text = isinstance(store.spaces.action, Text)
-    parts = [_card_head(store, license, is_text), f"# {_title(store)}", _what(store), _HOW, *_said_of(store), "",
-             _COLUMNS, _license_of(license), _LIMITS, *[_LIMITS_OF_TEXT] * is_text]
+    is_text = isinstance(store.spaces.action, Text) or is_token_form(store.spaces)
+    parts = [_card_head(store, license, is_text), f"# {_title(store)}", _what(store), *_risen(store), _HOW,
+             *_said_of(store), "", _COLUMNS, _license_of(license), _LIMITS, *[_LIMITS_OF_TEXT] * is_text]
     return "\n".join(parts).rstrip() + "\n"
 
 def _title(store):
@@ -193,6 +193,15 @@ def _what(store):
               f"{store.n_transitions:,} transitions.")
     return (f"\n{counts} A history is all that one learner did on one instance of a task, in the order in which it "
             f"learned. The mean return of the first tenth of the episodes is {first:.3g}, of the last {last:.3g}.\n")
+
+_FEW = 200  # histories, for each of which a card has a row
+
+def _risen(store):
+    "How the returns of each history rise, as a table; nothing where they are many."
+    if len(store) > _FEW: return []
+    head = ["## What was learnt\n", "| history | instance | mean return of the first tenth | of the last |", "|---|---|---|---|"]
+    found = ((i, h.task.get("instance"), *_tenths(h)) for i, h in enumerate(store))
+    return [*head, *(f"| {i} | {of} | {first:.3g} | {last:.3g} |" for i, of, first, last in found), ""]
 
 def _tenths(history):
     n = max(len(history) // 10, 1)
