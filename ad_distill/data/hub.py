@@ -199,7 +199,8 @@ _FEW = 200  # histories, for each of which a card has a row
 def _risen(store):
     "How the returns of each history rise, as a table; nothing where they are many."
     if len(store) > _FEW: return []
-    head = ["## What was learnt\n", "| history | instance | mean return of the first tenth | of the last |", "|---|---|---|---|"]
+    head = ["## What was learnt\n", "| history | instance | mean return of the first tenth | of the last |",
+            "|---|---|---|---|"]
     found = ((i, h.task.get("instance"), *_tenths(h)) for i, h in enumerate(store))
     return [*head, *(f"| {i} | {of} | {first:.3g} | {last:.3g} |" for i, of, first, last in found), ""]
 
