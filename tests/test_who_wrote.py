@@ -166,6 +166,11 @@ def test_damage_is_one_line(store, tokenizer, tmp_path):
     with pytest.raises(UserError, match=r"came as the mask of \d+ tokens"):
         TrajectoryDataset(Store.open(made.path), windows=windows_of(2, 2), n=2)
     assert str(kept_file(made.path, 0)).endswith("rollouts/0.parquet")
+    turns = imported([talk(i) for i in range(4)], tmp_path, turns=True)
+    keep_lines(turns.path, 0, [{"others": [(0, 1)]}] * len(turns[0]))
+    serializer = make_serializer("plain", turns.spaces)
+    with pytest.raises(UserError, match="which has 2 steps"):
+        TrajectoryDataset(Store.open(turns.path), "language", windows_of(2, 2), 2, 1, serializer, tokenizer)
 
 
 def test_the_loss_is_the_models_own(store, tokenizer):

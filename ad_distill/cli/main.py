@@ -604,7 +604,7 @@ def _trained_line(got):
                            "reward_correlation": "reward correlation", "score": "score"})
     size, trained = got["parameters"], got.get("trainable_parameters", got["parameters"])
     some = "" if trained == size else f" ({trained:,} trained)"
-    took = f"{got['training_seconds']:.1f} s of training, {got['seconds']:.1f} s in all"
+    took = f"{got['seconds']:.1f} s of training, {got['command_seconds']:.1f} s in all"
     return f"{got['path']}: {counted(got['steps'], 'step')}, {size:,} parameters{some}, {known}{took}"
 
 # %% ../../nbs/cli/04_main.ipynb #62ea98cb
@@ -633,8 +633,7 @@ def _train(store, model, serializer, writes, base, settings, seed, out, resume, 
     if model == "lm": store, reads = _texts(store, serializer, writes)
     got = _distill(task, store, out, parts, seed=seed, resume=resume, progress=bar, serializer=reads, probe=probe)
     if os.environ.get("RANK", "0") != "0": return  # one of several processes reports
-    got = {"path": out, "task": task.name, "model": model, **got, "seconds": seconds(),
-           "training_seconds": got["seconds"]}
+    got = {"path": out, "task": task.name, "model": model, **got, "command_seconds": seconds()}
     report(got, as_json, _trained_line(got))
     if unknown and not as_json: click.echo(f"{store.path}: {unknown}", err=True)
 

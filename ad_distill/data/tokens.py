@@ -160,9 +160,11 @@ def encode_kept(
     begin = np.cumsum(count) - count  # (e,)
     for i, where in enumerate(others):
         if not where: continue
-        (action,) = episodes[i].action
+        if len(episodes[i]) != 1:
+            raise UserError(f"others wrote in episode {i}, which has {len(episodes[i])} steps; that can be said of one step "
+                            "only: import the log again")
         acts = begin[i] + np.flatnonzero(field[begin[i]:begin[i] + count[i]] == FIELDS.index("action"))  # (k,)
-        field[acts[stream.tokens_of_others(action, where)]] = FIELDS.index("state")
+        field[acts[stream.tokens_of_others(episodes[i].action[0], where)]] = FIELDS.index("state")
     return ids, field, count
 
 # %% ../../nbs/data/04_tokens.ipynb #8ccd72e8
