@@ -161,8 +161,8 @@ def encode_kept(
     for i, where in enumerate(others):
         if not where: continue
         if len(episodes[i]) != 1:
-            raise UserError(f"others wrote in episode {i}, which has {len(episodes[i])} steps; that can be said of one step "
-                            "only: import the log again")
+            raise UserError(f"others wrote in episode {i}, which has {len(episodes[i])} steps; that can be said of "
+                            "one step only: import the log again")
         acts = begin[i] + np.flatnonzero(field[begin[i]:begin[i] + count[i]] == FIELDS.index("action"))  # (k,)
         field[acts[stream.tokens_of_others(episodes[i].action[0], where)]] = FIELDS.index("state")
     return ids, field, count
