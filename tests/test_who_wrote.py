@@ -153,6 +153,17 @@ def test_every_history_has_its_own(store, tokenizer, tmp_path):
     assert len(set(data.history)) == 2
 
 
+def test_a_text_form_of_before_is_made_anew(store, tokenizer, tmp_path):
+    "It does not say who wrote, and the tokens now do."
+    made = token_store(store, tokenizer, tmp_path / "tokens")
+    lines = [{"mask": x.tolist()} for x in np.split(model_rows(made), np.cumsum(made.episode_lengths)[:-1])]
+    kept_file(made.path, 0).unlink()
+    kept_file(made.path, 0).parent.rmdir()
+    assert not any(others_wrote(text_store(made), 0))
+    keep_lines(made.path, 0, [{"mask": [*map(int, line["mask"])]} for line in lines])
+    assert any(others_wrote(text_store(Store.open(made.path)), 0))
+
+
 def test_a_rollout_tells_who_wrote():
     r = talk(0)
     assert ["42" in r.completion[a:b] for a, b in others_in(r)] == [True]

@@ -16,11 +16,10 @@ from pathlib import Path
 import click
 
 from .. import __version__
-from ad_distill.cli.console import (
+from .console import (
     FAMILIES, Commands, check_serializer, complete_base, count, description, imported, interruptible, json_option,
     list_one, list_registered, list_settings, make, make_windows, name_option, names_of, options, out_option,
-    pairs_option, quiet_option, report, seconds, seed_option, serializer_of, sorted_settings,
-    wants_bar)
+    pairs_option, quiet_option, report, seconds, seed_option, serializer_of, sorted_settings, wants_bar)
 from .notebooks import (
     complete_experiment, execute, experiment_values, experiments, find_experiment, list_experiments, made_since,
     output_path, parameters_of)

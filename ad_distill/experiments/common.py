@@ -341,8 +341,8 @@ def part_of(
     with StoreWriter(path, store.spaces, store.info) as writer:
         for place, i in enumerate(histories):
             if writer.has(place): continue
-            writer.put(place, store[i])
             copy_lines(store, i, path, place)
+            writer.put(place, store[i])
     return Store.open(path)
 
 # %% ../../nbs/experiments/01_common.ipynb #0c1822e9

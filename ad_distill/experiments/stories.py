@@ -25,7 +25,6 @@ from ..language.tokenizers import has_words
 from ..models.lm import LMModel
 from ..models.rl import RLModel
 from ..rlhf.stories.grammar import VOCABULARY
-from ..rlhf.stories.task import StoryTask
 from ..tasks.core import Task
 
 # %% ../../nbs/experiments/06_stories.ipynb #0a4c9d62
@@ -36,7 +35,7 @@ def numbered_words() -> list[str]:
     return names + [word if word == "." else f" {word}" for word in words]
 
 def story_writer(
-    task: StoryTask,  # in its look of text
+    task: Task,  # in its look of text
     serializer: str = "compact",  # name of a form, and its settings
     bind: str = "grade",  # how words are told what they earned: none, echo, grade or tag
     **settings,  # further ones

@@ -432,7 +432,8 @@ def _text_of(store):
 def _mark(store):
     "What changes whenever a store does."
     index = (Path(store.path) / "index.jsonl").read_bytes()
-    return {"histories": len(store), "crc32": zlib.crc32(index)}
+    mark = {"histories": len(store), "crc32": zlib.crc32(index)}
+    return {**mark, "others": True} if keeps_lines(store) else mark
 
 # %% ../../nbs/rlhf/02_rollouts.ipynb #762d14f6
 def token_store(
