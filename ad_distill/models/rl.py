@@ -6,7 +6,7 @@ Docs: https://ad-distill.github.io/ad_distill/models_rl.html.md"""
 
 # %% auto #0
 __all__ = ['FORMAT', 'VERSION', 'FIELDS', 'TRUNKS', 'RLConfig', 'ValueEmbedding', 'TokenEmbedding', 'ValueHead', 'rotate',
-           'Block', 'RecurrentBlock', 'RLModel', 'echo_places', 'episode_returns', 'Echo', 'Cache']
+           'Block', 'RecurrentBlock', 'RLModel', 'echo_places', 'episode_returns', 'returns_to_go', 'Echo', 'Cache']
 
 # %% ../../nbs/20_models_rl.ipynb #d7c93a7c
 from dataclasses import dataclass, field
@@ -55,6 +55,7 @@ class RLConfig:
     grades: tuple[float, ...] = GRADES  # returns where the next grade begins
     trunk: str = "transformer"  # or gru: recurrent, reads all that came, whatever `context` says; no `heads`
     shared_tokens: bool = False  # rollouts as tokens: one table for the tokens of prompts and completions
+    asked_return: float | None = None  # told of every episode while it acts; in training what the episode did earn
 
     def __post_init__(self):
         check_kinds(self, layers=Integral, width=Integral, heads=Integral, context=Integral, inputs=tuple,
@@ -75,6 +76,8 @@ def _check_sizes(self: RLConfig):
     if self.width % self.heads or self.width // self.heads % 2:
         raise UserError(f"width {self.width} must be an even multiple of heads {self.heads}")
     if self.trunk not in TRUNKS: raise UserError(nearest(self.trunk, TRUNKS, "trunk"))
+    if self.asked_return is not None and not is_number(self.asked_return):
+        raise UserError(f"asked_return: {self.asked_return!r:.60} came, expected a return, as the best of the store")
 
 @patch
 def _check_spaces(self: RLConfig):
@@ -89,6 +92,7 @@ def _check_spaces(self: RLConfig):
         raise UserError("with shared_tokens no head predicts states: they are the prompt and the token before; leave "
                         "the loss weight of state at 0")
 
+# %% ../../nbs/20_models_rl.ipynb #2f00e170
 @patch
 def _check_fields(self: RLConfig):
     if "state" not in self.inputs or any(x not in FIELDS for x in self.inputs):
@@ -116,6 +120,7 @@ def to_json(self: RLConfig) -> dict[str, Any]:
     "As plain values."
     left_out = ["spaces", *(("bind", "grades") if self.bind == "none" else ()),
                 *(("trunk",) if self.trunk == "transformer" else ()),
+                *(("asked_return",) if self.asked_return is None else ()),
                 *(() if self.shared_tokens else ("shared_tokens",))]
     values = {k: getattr(self, k) for k in self.__dataclass_fields__ if k not in left_out}
     return {"format": FORMAT, "version": VERSION, "spaces": self.spaces.to_json(), **values}
@@ -340,6 +345,7 @@ class RLModel(nn.Module):
         for b in self.blocks: _init_block(b, c)
         if c.reward_values: self.register_buffer("reward_classes", torch.tensor(c.reward_values), persistent=False)
         if c.bind == "grade": self._make_echo(c)
+        if c.asked_return is not None: self.asked_in = nn.Linear(1, c.width, bias=False)
 
     @property
     def device(self) -> torch.device: return self.norm.weight.device
@@ -415,12 +421,14 @@ def hidden(self: RLModel,
 @patch
 def _embed_window(self: RLModel, *columns):
     "What stands at each transition of windows: (b, t, width)."
-    state = columns[0]  # (b, t, *s)
+    state, _, reward, _, done = columns  # (b, t, ...) each
     x = self.embed_transitions(state[:, :1], None)  # (b, 1, width)
-    if state.shape[1] == 1: return x
-    before = tuple(v[:, :-1] for v in columns)
-    return torch.cat([x, self.embed_transitions(state[:, 1:], before)], 1)
+    if state.shape[1] > 1:
+        before = tuple(v[:, :-1] for v in columns)
+        x = torch.cat([x, self.embed_transitions(state[:, 1:], before)], 1)
+    return x if self.settings.asked_return is None else x + self.embed_asked(returns_to_go(reward, done))
 
+# %% ../../nbs/20_models_rl.ipynb #4b7c9939
 @patch
 def _read(self: RLModel, x):
     "Last hidden states (b, l, width) of what stands at positions (b, l, width)."
@@ -499,6 +507,26 @@ def embed_echo(self: RLModel,
 ) -> Tensor:  # (b, t, width)
     "What is read of transitions of a finished episode."
     return self.left_in(state) + self.action_in(action) + self.grade_in(grade)
+
+# %% ../../nbs/20_models_rl.ipynb #a5ced002
+def returns_to_go(
+    reward: Tensor,  # (b, t)
+    done: Tensor,  # (b, t) bool
+) -> Tensor:  # (b, t); rewards that are not known count as 0
+    "What the episode of each transition earns from there on, its own reward included."
+    reward = torch.nan_to_num(reward).double()
+    episode = done.cumsum(1) - done.long()  # (b, t) its number
+    total = torch.zeros_like(reward).scatter_add(1, episode, reward).cumsum(1)  # (b, t) up to the end of each episode
+    return (total.gather(1, episode) - reward.cumsum(1) + reward).float()
+
+# %% ../../nbs/20_models_rl.ipynb #a5ced005
+@patch
+def embed_asked(self: RLModel,
+    to_go: Tensor,  # (b, t) returns to go
+) -> Tensor:  # (b, t, width)
+    "What is read of the return that is asked for."
+    unit = abs(self.settings.asked_return) or 1.
+    return self.asked_in((to_go / unit)[..., None].to(self.asked_in.weight.dtype))
 
 # %% ../../nbs/20_models_rl.ipynb #5711d1ff
 @patch
@@ -582,6 +610,8 @@ class Cache:
         else: self.keys, self.values = weight.new_zeros(shape), weight.new_zeros(shape)
         self.t, self.before, self.state = 0, None, None
         self.echo = Echo(batch, weight.device) if c.bind == "grade" else None
+        self.asked = None  # (b,) of the episodes that the streams are in, less what they earned so far
+        if c.asked_return is not None: self.asked = weight.new_full((batch,), c.asked_return)
 
 # %% ../../nbs/20_models_rl.ipynb #50aa1bb3
 @patch
@@ -592,6 +622,7 @@ def step(self: RLModel,
 ) -> Tensor:  # (b, width)
     "The last hidden state for one new position, by the ring buffer; `observe` must follow."
     x = self.embed_transitions(state[:, None], cache.before)  # (b, 1, width)
+    if cache.asked is not None: x = x + self.embed_asked(cache.asked[:, None])
     if cache.echo:
         cache.state = state
         return self._advance(x, cache, torch.arange(len(state), device=x.device))
@@ -626,6 +657,9 @@ def observe(self: RLModel,
 ) -> None:
     "Keep what the next token is made of; read episodes that are finished once more."
     if cache.echo: self._echo(cache, action, reward, done)
+    if cache.asked is not None:
+        left = cache.asked - torch.nan_to_num(reward)  # (b,)
+        cache.asked = torch.where(done, self.settings.asked_return, left)
     cache.before = tuple(v[:, None] for v in (cache.state, action, reward, logprob, done))
 
 # %% ../../nbs/20_models_rl.ipynb #6b508ab7

@@ -27,9 +27,11 @@ from ..trajectory import Spaces
 # %% ../../nbs/tasks/02_rooms.ipynb #786b6aee
 MOVES = np.array([(0, 0), (-1, 0), (0, 1), (1, 0), (0, -1)])  # stay, up, right, down, left: (row, column)
 
-def _check_room(size, horizon, goals):
+def _check_room(size, horizon, goals, noise=0., moves_at=0):
     for name, value in (("size", size), ("horizon", horizon)):
         if value < 1: raise UserError(f"a room needs {name} of at least 1, not {value}")
+    if not 0 <= noise < 1: raise UserError(f"noise is a chance from 0 to below 1, not {noise}")
+    if moves_at < 0: raise UserError(f"goals move at an episode from 1, or at 0: never; not at {moves_at}")
     if goals is None: return
     goals = np.asarray(goals)
     if not ((0 <= goals) & (goals < size)).all():
@@ -45,17 +47,20 @@ class GridEnv(gym.Env):
         n_goals: int = 1,  # cells to be found, in order
         repeat: bool = True,  # the goal pays at every step on it; otherwise each goal pays once
         goals: Sequence[tuple[int, int]] | None = None,  # (row, column) of each; default: drawn by `reset(seed=...)`
+        noise: float = 0.,  # chance that a goal that is reached does not pay
+        moves_at: int = 0,  # episode, from 0, at which goals move to the opposite cells for good; 0: never
     ):
-        _check_room(size, horizon, goals)
+        _check_room(size, horizon, goals, noise, moves_at)
         self.size, self.horizon, self.n_goals, self.repeat = size, horizon, n_goals, repeat
-        self.fixed, self.goals = goals, goals
+        self.fixed, self.goals, self.noise, self.moves_at, self.episode = goals, goals, noise, moves_at, -1
         self.observation_space, self.action_space = MultiDiscrete([size, size]), Discrete(len(MOVES))
 
 # %% ../../nbs/tasks/02_rooms.ipynb #3df9b79a
 @patch
 def reset(self: GridEnv, *, seed: int | None = None, options: dict | None = None):
-    "Back to the middle; goals are drawn if a seed is given and none were fixed."
+    "Back to the middle; goals are drawn if a seed is given and none were fixed. Without a seed: the next episode."
     super(GridEnv, self).reset(seed=seed)
+    self.episode = self.episode + 1 if seed is None else 0
     if self.fixed is None and (seed is not None or self.goals is None):
         cells = self.np_random.choice(self.size ** 2, self.n_goals, replace=False)
         self.goals = [divmod(int(c), self.size) for c in cells]
@@ -63,6 +68,15 @@ def reset(self: GridEnv, *, seed: int | None = None, options: dict | None = None
     self.t = self.found = 0
     return np.array([self.row, self.column]), {}
 
+# %% ../../nbs/tasks/02_rooms.ipynb #4007e503
+@patch
+def _goal(self: GridEnv):
+    "Where the next goal is."
+    row, column = self.goals[self.found]
+    if not 0 < self.moves_at <= self.episode: return row, column
+    return self.size - 1 - row, self.size - 1 - column
+
+# %% ../../nbs/tasks/02_rooms.ipynb #4007e504
 @patch
 def step(self: GridEnv, action: int):
     "Move, unless a wall is in the way; is the next goal here?"
@@ -70,11 +84,12 @@ def step(self: GridEnv, action: int):
     self.row = min(max(self.row + int(down), 0), self.size - 1)
     self.column = min(max(self.column + int(right), 0), self.size - 1)
     self.t += 1
-    paid = (self.row, self.column) == tuple(self.goals[self.found])
+    paid = (self.row, self.column) == self._goal()
+    reward = float(paid and not (self.noise and self.np_random.random() < self.noise))
     terminated = paid and not self.repeat and self.found == self.n_goals - 1
     if paid and not self.repeat and not terminated: self.found += 1
     truncated = not terminated and self.t >= self.horizon
-    return np.array([self.row, self.column]), float(paid), terminated, truncated, {}
+    return np.array([self.row, self.column]), reward, terminated, truncated, {}
 
 # %% ../../nbs/tasks/02_rooms.ipynb #edb457da
 @cache
@@ -95,8 +110,11 @@ class GridVectorEnv(gym.vector.VectorEnv):
         n_goals: int = 1,  # cells to be found, in order
         repeat: bool = True,  # the goal pays at every step on it; otherwise each goal pays once
         goals: np.ndarray | None = None,  # (num_envs, n_goals, 2) row, column; default: drawn by `reset(seed=...)`
+        noise: float = 0.,  # chance that a goal that is reached does not pay
+        moves_at: int = 0,  # episode, from 0, at which goals move to the opposite cells for good; 0: never
     ):
-        _check_room(size, horizon, goals)
+        _check_room(size, horizon, goals, noise, moves_at)
+        self.noise, self.moves_at, self.rngs = noise, moves_at, None
         self.num_envs, self.size, self.horizon, self.n_goals, self.repeat = num_envs, size, horizon, n_goals, repeat
         set_spaces(self, MultiDiscrete([size, size]), Discrete(len(MOVES)))
         self.fixed = goals is not None
@@ -110,14 +128,32 @@ class GridVectorEnv(gym.vector.VectorEnv):
 @patch
 def reset(self: GridVectorEnv, *, seed: int | Sequence[int] | None = None, options: dict | None = None):
     "All rooms back to the middle; goals are drawn if seeds are given and none were fixed."
-    b = self.num_envs
-    if not self.fixed and (seed is not None or self.goals is None):
-        rngs = reset_generators(seed, b)
-        self.goals = np.stack([r.choice(self.size ** 2, self.n_goals, replace=False) for r in rngs])  # (b, n_goals)
-    self.cell, self.t, self.found = np.full(b, self.start), np.zeros(b, int), np.zeros(b, int)
+    b, fresh = self.num_envs, seed is not None or self.rngs is None
+    if fresh and (self.noise or not self.fixed): self.rngs = reset_generators(seed, b)
+    if fresh and not self.fixed:
+        cells = [r.choice(self.size ** 2, self.n_goals, replace=False) for r in self.rngs]
+        self.goals = np.stack(cells)  # (b, n_goals)
+    self.cell, (self.t, self.found, self.episode) = np.full(b, self.start), np.zeros((3, b), int)
     self.target = self.goals[:, 0].copy()
     return self.coordinates[self.cell], {}
 
+# %% ../../nbs/tasks/02_rooms.ipynb #4007e505
+@patch
+def _goals(self: GridVectorEnv):
+    "Where the goals are, by room: (b, n_goals)."
+    if not self.moves_at: return self.goals
+    moved = self.episode[:, None] >= self.moves_at  # (b, 1)
+    return np.where(moved, self.size ** 2 - 1 - self.goals, self.goals)
+
+@patch
+def _rewards(self: GridVectorEnv, paid):
+    "What is paid, by room: (b,)."
+    reward = paid.astype(np.float64)
+    if self.noise:
+        for i in np.flatnonzero(paid): reward[i] = self.rngs[i].random() >= self.noise
+    return reward
+
+# %% ../../nbs/tasks/02_rooms.ipynb #4007e506
 @patch
 def _count_goals(self: GridVectorEnv, paid):
     "Which rooms have all their goals found; the next one becomes the target."
@@ -125,7 +161,7 @@ def _count_goals(self: GridVectorEnv, paid):
     self.found += paid
     if paid.any():
         now = np.minimum(self.found, self.n_goals - 1)
-        self.target = np.take_along_axis(self.goals, now[:, None], 1)[:, 0]  # (b,)
+        self.target = np.take_along_axis(self._goals(), now[:, None], 1)[:, 0]  # (b,)
     return self.found == self.n_goals
 
 @patch
@@ -133,7 +169,8 @@ def _begin_anew(self: GridVectorEnv, done):
     "The rooms in which an episode ended start again."
     self.cell = np.where(done, self.start, self.cell)
     self.t, self.found = np.where(done, 0, self.t), np.where(done, 0, self.found)
-    self.target = np.where(done, self.goals[:, 0], self.target)
+    self.episode += done
+    self.target = np.where(done, self._goals()[:, 0], self.target)
 
 # %% ../../nbs/tasks/02_rooms.ipynb #f37f0d15
 @patch
@@ -142,6 +179,7 @@ def step(self: GridVectorEnv, action: np.ndarray):
     self.cell = self.next_cell.take(self.cell * len(MOVES) + action)  # `take` is many times faster than indexing
     self.t += 1
     paid, late = self.cell == self.target, self.t >= self.horizon
+    reward = self._rewards(paid)  # (b,)
     terminated = self._count_goals(paid)
     truncated = late & ~terminated
     state, info, done = self.coordinates.take(self.cell, 0), {}, terminated | truncated
@@ -149,7 +187,7 @@ def step(self: GridVectorEnv, action: np.ndarray):
         info = {"final_obs": state, "_final_obs": done}
         self._begin_anew(done)
         state = self.coordinates.take(self.cell, 0)
-    return state, paid.astype(np.float64), terminated, truncated, info
+    return state, reward, terminated, truncated, info
 
 # %% ../../nbs/tasks/02_rooms.ipynb #c6f47077
 def room_values(
@@ -187,11 +225,14 @@ class RoomTask(Task):
     "A family of dark rooms that differ in where the goals are."
     size: int = 9  # rows and columns
     horizon: int = 20  # steps of an episode
+    noise: float = 0.  # chance that a goal that is reached does not pay
+    moves_at: int = 0  # episode, from 0, at which goals move to the opposite cells for good; 0: never
     n_goals, stages, repeat = 1, 1, True
+    later = ("noise", "moves_at")
 
     def __post_init__(self):
         super().__post_init__()
-        _check_room(self.size, self.horizon, None)
+        _check_room(self.size, self.horizon, None, self.noise, self.moves_at)
         if self.n_instances < 2:
             raise UserError(f"a room of size {self.size} has {self.n_instances} instances; both splits need one")
 
@@ -214,13 +255,15 @@ def describe(self: RoomTask, instance: int) -> dict[str, Any]:
 @patch
 def make_env(self: RoomTask, instances: np.ndarray) -> GridVectorEnv:
     goals = np.stack(np.divmod(self.goals(instances), self.size), -1)  # (b, n_goals, 2)
-    return GridVectorEnv(len(goals), self.size, self.horizon, self.n_goals, self.repeat, goals)
+    changed = self.noise, self.moves_at
+    return GridVectorEnv(len(goals), self.size, self.horizon, self.n_goals, self.repeat, goals, *changed)
 
 @patch
 def _values(self: RoomTask, instances, best):
     "(n,) expected returns; each distinct instance is computed once."
     distinct, where = np.unique(instances, return_inverse=True)
-    return room_values(self.goals(distinct), self.size, self.horizon, self.repeat, best)[where]
+    values = room_values(self.goals(distinct), self.size, self.horizon, self.repeat, best)  # (distinct,)
+    return (1 - self.noise) * values[where]
 
 @patch
 def random_return(self: RoomTask, instances: np.ndarray) -> np.ndarray: return self._values(instances, False)
@@ -228,6 +271,7 @@ def random_return(self: RoomTask, instances: np.ndarray) -> np.ndarray: return s
 def best_return(self: RoomTask, instances: np.ndarray) -> np.ndarray: return self._values(instances, True)
 @patch
 def best_actions(self: RoomTask, instances: np.ndarray) -> np.ndarray:
+    if self.moves_at: raise UserError("no one policy is best where goals move; leave moves_at at 0")
     return best_moves(self.goals(instances), self.size)
 
 # %% ../../nbs/tasks/02_rooms.ipynb #47047de9
