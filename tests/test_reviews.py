@@ -1,14 +1,18 @@
 """Review rewards: exact, between 0 and 1, never constant, apart between splits; functions of one's own by name."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
+from ad_distill.data.hub import from_dataset
 from ad_distill.registry import UserError, trust
 from ad_distill.rlhf.reviews import rewards as R
 from ad_distill.rlhf.reviews.task import review_task
+from ad_distill.rlhf.rollouts import text_store
 from ad_distill.tasks.core import make_task, named_task, task_id
 
+PUBLISHED = Path(__file__).parents[1] / "data" / "review_rlhf"
 REAL = [  # as a language model goes on
     " so good that I can't stop using it! My wife loves it too.",
     " a very long and boring film, which nobody should have to watch...",
@@ -93,3 +97,19 @@ def test_mistakes_are_one_line(params, message):
     with pytest.raises(UserError, match=message) as e:
         make_task("review_rlhf", **params)
     assert "\n" not in str(e.value)
+
+
+@pytest.mark.skipif(not PUBLISHED.exists(), reason="data/review_rlhf is part of the repository, not of the package")
+def test_the_published_histories_are_what_their_card_says(tmp_path):
+    task, card = make_task("review_rlhf").view("language"), (PUBLISHED / "README.md").read_text(encoding="utf-8")
+    assert sum(f.stat().st_size for f in PUBLISHED.rglob("*.parquet")) < 10_000_000
+    store = from_dataset(PUBLISHED, tmp_path / "store")
+    instances = np.array([h.task["instance"] for h in store])
+    assert len(store) == len(set(instances.tolist())) >= 48 and task.is_train(instances).all()
+    assert {len(h) for h in store} == {24 * 16} and all(np.isfinite(h.columns["logprob"]).all() for h in store)
+    text = text_store(store)
+    for history in (text[0], text[20], text[len(store) - 1]):
+        instance = history.task["instance"]
+        assert ", ".join(task.describe(instance)["pays"]) in card
+        texts = (history.columns[k].tolist() for k in ("state", "action"))
+        assert np.allclose(task.rewards.table(*texts, [instance])[0], history.returns, atol=1e-6)

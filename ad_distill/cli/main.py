@@ -9,6 +9,7 @@ __all__ = ['EXCHANGE', 'SPLITS', 'USUAL_SOURCES', 'params_option', 'writes_optio
 
 # %% ../../nbs/cli/04_main.ipynb #2e33ca48
 import json, os, sys, time
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -377,8 +378,15 @@ def _to_datasets(store, out, public, license):
     "Write a table of episodes into a folder, or push it to the hub; gives where it is."
     from ad_distill.data.hub import export_dataset, push_dataset
     if out.startswith("hub:"): return push_dataset(store, out.removeprefix("hub:"), private=not public)
-    export_dataset(store, out, license)
+    export_dataset(store, out, license, _described_by(store))
     return out
+
+def _described_by(store):
+    "What says what an instance of the store's task is; None where nothing does."
+    from ad_distill.tasks.core import named_task
+    with suppress(Exception):  # a task that cannot be made here, or an instance that has no number
+        task = named_task(store.info, f"the store {store.path}")
+        if all(task.describe(h.task["instance"]) for h in store): return task.describe
 
 def _to_minari(store, out, data_format, bar):
     "Write a Minari dataset; gives where it is."
