@@ -414,7 +414,13 @@ def new_lm_model(
     positions = getattr(lm.config, "max_position_embeddings", None) or 2048
     longest = shape.get("max_tokens") or min(2048, positions)
     settings = LMSettings(episodes=windows.episodes, max_tokens=longest, sort=windows.sorted, about=about, **given)
-    return LMModel(lm, serializer, tokenizer, settings)
+    return _ends_actions(LMModel(lm, serializer, tokenizer, settings))
+
+def _ends_actions(model):
+    "The model, unless nothing would teach it where a text that it writes ends."
+    if not isinstance(model.serializer.spaces.action, Text) or model.settings.field_weights["markup"]: return model
+    if model.stream.words: return model  # a word carries what stands behind it
+    raise UserError("field_weights: with a weight of 0 for markup nothing says where an action ends; leave it at 1")
 
 # %% ../nbs/40_train.ipynb #b1927ec9
 def new_model(

@@ -115,3 +115,13 @@ def test_logits_are_computed_only_where_something_is_learnt(tmp_path):
     assert torch.allclose(losses[0]["loss"], losses[1]["loss"], atol=1e-6)
     assert torch.allclose(*gradients, atol=1e-6) and gradients[0].abs().max() > 1e-3
     assert torch.isnan(losses[0]["loss_markup"]) and losses[1]["loss_markup"] > 0
+
+
+def test_a_completion_that_nothing_ends_is_not_learnt(tmp_path):
+    "Where the end of a text is a token of its own, it is markup."
+    story = make_task("story_rlhf", text="sentences").view("language")
+    store = generate(story, make_source("thompson_words"), tmp_path / "runs", 2, 12, seed=0)
+    writer = make_serializer("prose", story.spaces)
+    asked = dict(windows=Windows(2), serializer=writer, training={"max_steps": 1}, probe=False)
+    with pytest.raises(UserError, match="where an action ends"):
+        distill(story, store, tmp_path / "model", model={"width": 16, "field_weights": {"markup": 0.0}}, **asked)

@@ -343,7 +343,13 @@ def variants(
     yield from _written_variants(cell)
     yield from _number_variants(cell)
     for value, words in (("words and whole numbers", True), ("single digits", False)):
-        yield "tokens", value, {"model": {**cell.model, "words": words}}
+        yield "tokens", value, {"model": _cut_so(cell.model, words)}
+
+def _cut_so(model, words):
+    "Settings of a model whose words are tokens, or not; then a text ends with markup, which has to count."
+    model = {**model, "words": words}
+    if words or "field_weights" not in model: return model
+    return {**model, "field_weights": {**model["field_weights"], "markup": 1.}}
 
 def _window_variants(cell):
     "What is read, and what is learnt of it."
