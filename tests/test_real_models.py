@@ -1,6 +1,7 @@
 """From a run of GRPO on a language model to a model that has read it: recorded, killed, resumed, trained on, evaluated
 and exported. The model is tiny, its 49,152 tokens are those of a real one; nothing is fetched."""
 
+import json
 import os
 import signal
 import subprocess
@@ -184,6 +185,15 @@ def test_grpo_on_a_real_vocabulary_keeps_tokens_and_prompts(tmp_path, model, mon
     small = ["-s", "rollouts", 8, "-s", "group", 4, "-s", "max_tokens", 6]
     real = ["-s", "lora", 4, "-s", "dtype", "bfloat16", "-s", "micro_batch", 4, "-s", "schedule", "cosine"]
     ad_distill("generate", *words, *small, *real, "--histories", 1, "--episodes", 24, "--out", "store", "--quiet")
+
+    said = json.loads((tmp_path / "store/store.json").read_text())
+    said.pop("crc32")
+    said["info"]["task"]["params"]["prompts"] = str(tmp_path / "prompts.txt")  # as stores were written once
+    (tmp_path / "store/store.json").write_text(json.dumps(said))
+    ad_distill("generate", *words, *small, *real, "--histories", 1, "--episodes", 24, "--out", "store", "--quiet")
+    with pytest.raises(UserError, match="holds other histories: task"):
+        ad_distill("generate", *words, "-p", "reward", "vader", *small, *real, "--histories", 1, "--episodes", 24,
+                   "--out", "store", "--quiet")  # fmt: skip
 
     monkeypatch.chdir("/")
     (tmp_path / "prompts.txt").unlink()  # the store has its prompts

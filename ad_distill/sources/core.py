@@ -12,7 +12,7 @@ __all__ = ['WIDTH', 'MOST_TRANSITIONS', 'Source', 'source_id', 'register_source'
 import sys
 from collections.abc import Callable
 from concurrent.futures import Executor, as_completed
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,8 @@ from tqdm import tqdm
 from ..data.store import Store, StoreWriter
 from ..registry import SOURCES, UserError
 from .workers import RayPool, process_pool
-from ..tasks.core import Agent, RandomAgent, Split, Task, n_states, rollout, stream_seeds, task_id
+from ..tasks.core import (
+    Agent, RandomAgent, Split, Task, check_same_task, n_states, rollout, stream_seeds, task_id)
 from ..trajectory import History, Spaces
 
 # %% ../../nbs/sources/02_sources.ipynb #167694d1
@@ -202,6 +203,14 @@ def _left_out(task, path):
     silent = Path(path, "store.json").exists() and "left_out" not in Store.open(path).info
     return {} if silent else {"left_out": task.left_out}
 
+def _named_there(task, path):
+    "How a store that was begun names the task, if it means this one, perhaps in older words; else as it is named now."
+    if Path(path, "store.json").exists():
+        with suppress(UserError, KeyError, TypeError):
+            check_same_task(task, named := Store.open(path).info["task"], "the store")
+            return named
+    return task_id(task)
+
 def generate(
     task: Task,  # what is learnt
     source: Source,  # the learner
@@ -217,7 +226,7 @@ def generate(
     "Let a source learn a task `n_histories` times and store the histories; run again, it goes on where it was."
     _check_counts(n_histories=n_histories, n_episodes=n_episodes, workers=workers)
     source.check(task)
-    about = {"task": task_id(task), "source": source_id(source)}
+    about = {"task": _named_there(task, path), "source": source_id(source)}
     info = {**about, "n_episodes": n_episodes, "seed": seed, "split": split, **_left_out(task, path)}
     fit = source.fit(task, path)
     job = partial(_job, task, fit, split, seed, n_episodes)
