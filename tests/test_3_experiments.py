@@ -19,6 +19,7 @@ RESULTS = {  # what others read from the results of an experiment
         "random_score",
     },
     "exp_bandit": {"regret", "source_regret"},
+    "exp_curves": {"split", "curves", "points", "windows", "beyond", "noise"},
     "exp_cartpole": {"first", "last", "gain", "ci", "source_first", "source_final", "expert_last", "random_last", "lm"},
     "exp_lunarlander": {
         "first",

@@ -211,6 +211,7 @@ def _named_there(task, path):
             return named
     return task_id(task)
 
+# %% ../../nbs/sources/02_sources.ipynb #a5ced0f1
 def generate(
     task: Task,  # what is learnt
     source: Source,  # the learner
