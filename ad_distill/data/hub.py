@@ -212,7 +212,7 @@ def _risen(store, describe):
 
 def _row(i, instance, describe, first, last):
     "What the table says of a history."
-    said = [_words(describe(instance))] * bool(describe)
+    said = [_words(describe(instance))] if describe else []
     return [str(i), str(instance), *said, f"{first:.3g}", f"{last:.3g}"]
 
 def _words(description):
