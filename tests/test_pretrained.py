@@ -202,8 +202,8 @@ def test_a_real_model(store, tmp_path):
     "Some LoRA steps make it better at what it reads; it needs 2 GB of memory and some minutes."
     out = tmp_path / "model"
     lora = ["--model", "lm", "--base", REAL, "-s", "lora", "8", "-s", "max_tokens", "512"]
-    typed("train", store, *lora, *WINDOWS, "--steps", "24", "-s", "logging_steps", "1", "--no-probe", "--out", out)
+    typed("train", store, *lora, *WINDOWS, "--steps", "60", "-s", "logging_steps", "1", "--no-probe", "--out", out)
     log = [e["loss"] for e in read_summary(out)["log"] if "loss" in e]
     assert np.mean(log[-4:]) < 0.9 * np.mean(log[:4])
     found = with_probes(Path(out), read_summary(out), Store.open(store), Windows(4, Strided(2)))
-    assert found["legal_action_rate"] > 0.35  # SmolLM2-135M: .25 after six steps, .47 after these
+    assert found["legal_action_rate"] > 0.5

@@ -384,7 +384,7 @@ def _to_datasets(store, out, public, license):
 def _described_by(store):
     "What says what an instance of the store's task is; None where nothing does."
     from ad_distill.tasks.core import named_task
-    with suppress(Exception):  # a task that cannot be made here, or an instance that has no number
+    with suppress(UserError, NotImplementedError, LookupError, TypeError, ValueError):  # no task, or no such instance
         task = named_task(store.info, f"the store {store.path}")
         if all(task.describe(h.task["instance"]) for h in store): return task.describe
 

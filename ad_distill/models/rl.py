@@ -470,9 +470,13 @@ def episode_returns(
     done: Tensor,  # (b, t) bool
 ) -> Tensor:  # (b, t) float64, NaN where a reward is not known
     "What the episode of each transition earned."
-    episode = done.cumsum(1) - done.long()  # (b, t) its number
-    total = torch.zeros_like(reward, dtype=torch.float64).scatter_add(1, episode, reward.double())
+    episode, total = _by_episode(reward, done)  # (b, t) each
     return total.gather(1, episode)
+
+def _by_episode(reward, done):
+    "The number of the episode of each transition, and what each episode earned by its number: (b, t) each."
+    episode = done.cumsum(1) - done.long()  # (b, t)
+    return episode, torch.zeros_like(reward, dtype=torch.float64).scatter_add(1, episode, reward.double())
 
 # %% ../../nbs/20_models_rl.ipynb #43b731c1
 def _packed(x, place, echo, again):
@@ -515,9 +519,8 @@ def returns_to_go(
 ) -> Tensor:  # (b, t); rewards that are not known count as 0
     "What the episode of each transition earns from there on, its own reward included."
     reward = torch.nan_to_num(reward).double()
-    episode = done.cumsum(1) - done.long()  # (b, t) its number
-    total = torch.zeros_like(reward).scatter_add(1, episode, reward).cumsum(1)  # (b, t) up to the end of each episode
-    return (total.gather(1, episode) - reward.cumsum(1) + reward).float()
+    episode, total = _by_episode(reward, done)  # (b, t) each
+    return (total.cumsum(1).gather(1, episode) - reward.cumsum(1) + reward).float()
 
 # %% ../../nbs/20_models_rl.ipynb #a5ced005
 @patch
