@@ -20,6 +20,7 @@ RESULTS = {  # what others read from the results of an experiment
     },
     "exp_bandit": {"regret", "source_regret"},
     "exp_curves": {"split", "curves", "points", "windows", "beyond", "noise"},
+    "exp_methods": {"split", "first", "methods", "below"},
     "exp_cartpole": {"first", "last", "gain", "ci", "source_first", "source_final", "expert_last", "random_last", "lm"},
     "exp_lunarlander": {
         "first",
