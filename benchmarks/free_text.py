@@ -84,7 +84,12 @@ def peak(way, layers, episodes):
     return int(out.split()[-1])
 
 
-def used(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+def used():
+    "Most memory that this process had, in bytes."
+    status = Path("/proc/self/status")  # on Linux rusage remembers the parent's, from before this program was begun
+    if not status.exists(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
 
 
 def act_memory_vs_generate(quick: bool) -> dict:

@@ -70,7 +70,7 @@ def lora_model():
 
 
 def lora_step_vs_transformers(quick: bool) -> dict:
-    steps, pairs = (1, 1) if quick else (4, 3)
+    steps, pairs = (1, 1) if quick else (12, 3)
     task = make_task("dark_room", size=5, horizon=8)
     with tempfile.TemporaryDirectory() as where:
         store = generate(task, make_source("q_learning"), Path(where) / "store", 4, 60)

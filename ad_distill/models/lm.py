@@ -217,7 +217,7 @@ def forward(self: LMModel,
 ) -> dict[str, Tensor]:  # "loss", and "loss_state", "loss_action", ... in nats a token, NaN for an absent field
     "Mean negative log likelihood of the next token, weighted by field."
     mask = None if _pads_at_end(attention_mask) else attention_mask
-    target, field = labels[:, 1:], field[:, 1:]  # (b, l - 1)
+    target, field = (F.pad(x[:, 1:], (0, 1), value=no) for x, no in ((labels, -100), (field, 0)))  # (b, l) what follows
     kept = self._kept(target, field)
     logits = self._logits(input_ids, mask, kept)  # (b, k, vocabulary)
     target, field = target[:, kept].flatten(), field[:, kept].flatten()  # (b * k,)
@@ -233,7 +233,7 @@ def _kept(self: LMModel, target, field):
     "Positions (k,) behind which something is learnt in any window; all of them where that is looked at, or most."
     every = torch.arange(target.shape[1], device=target.device)
     if not (self.training and self._chooses): return every
-    counts = (target != -100) & (self.field_weight[field] > 0)  # (b, l - 1)
+    counts = (target != -100) & (self.field_weight[field] > 0)  # (b, l)
     kept = counts.any(0).nonzero()[:, 0]
     return kept if 0 < len(kept) < .8 * len(every) else every
 
@@ -241,7 +241,7 @@ def _kept(self: LMModel, target, field):
 def _logits(self: LMModel, input_ids, mask, kept):
     "(b, k, vocabulary) behind some positions; those behind all others are not computed, where the model can do so."
     given = dict(input_ids=input_ids, attention_mask=mask, use_cache=False)
-    if len(kept) == input_ids.shape[1] - 1: return self.lm(**given).logits[:, :-1]
+    if len(kept) == input_ids.shape[1]: return self.lm(**given).logits
     return self.lm(**given, logits_to_keep=kept).logits
 
 def _pads_at_end(attention_mask):
