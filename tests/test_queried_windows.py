@@ -23,7 +23,7 @@ def store(tmp_path_factory):
 
 
 @pytest.mark.parametrize("family", ["rl", "lm"])
-def test_only_the_last_episode_is_learnt(family, store, tmp_path):
+def test_only_one_episode_is_learnt(family, store, tmp_path):
     few = ["--episodes", 5, "--steps", 2, "--batch", 2, "--quiet", "--no-probe"]
     typed("train", store.path, "--model", family, *few, "-s", "query", "true", "-s", "weigh", "true", "--out", tmp_path)
     saved = json.loads((tmp_path / "settings.json").read_text())["windows"]

@@ -262,7 +262,7 @@ class Ranked:
 # %% ../../nbs/data/05_dataset.ipynb #d1a0c0e2
 @dataclass(frozen=True)
 class Queried:
-    "Episodes from anywhere in any order, then one of the history's end, which alone is learnt (DPT)."
+    "Episodes of a beginning in any order, and among them one of the history's end, which alone is learnt (DPT)."
     jump_to: float = 0.1  # the end, as a share of the history (or the part of it)
 
     def __post_init__(self): check_share("jump_to", self.jump_to)
@@ -270,15 +270,26 @@ class Queried:
     def draw(self,
         asked: Draw,  # what is asked for
     ) -> tuple[np.ndarray, np.ndarray]:  # (n,) history; (n, e) its episodes
-        "Draw a history for each window, the episode that is learnt, then others."
-        rng, last = asked.rng(7), asked.episodes - 1
+        "Draw a history for each window, how much of it is read, the episode that is learnt, and its place."
+        rng, others = asked.rng(7), asked.episodes - 1
         history = _any_history(asked)  # (n,)
         low, size = asked.low[history, None], (asked.high - asked.low)[history, None]  # (n, 1)
-        tail = np.maximum(1, np.ceil(size * self.jump_to)).astype(int)  # (n, 1)
+        tail = self.tail(size, others)  # (n, 1)
+        head = np.maximum(others, np.ceil(rng.random(size.shape) * (size - tail)).astype(int))  # (n, 1)
+        read = rng.permuted(distinct(np.sort(rng.random((asked.n, others)), 1), head, others), axis=1)  # (n, e - 1)
         learnt = size - 1 - (rng.random(size.shape) * tail).astype(int)  # (n, 1)
-        read = distinct(np.sort(rng.random((asked.n, last)), 1), size - 1, last)  # (n, e - 1)
-        read += read >= learnt  # it is not among them
-        return history, low + np.hstack([rng.permuted(read, axis=1), learnt])
+        place = rng.integers(asked.episodes, size=size.shape)  # (n, 1)
+        behind = np.arange(asked.episodes) - (np.arange(asked.episodes) > place)  # (n, e) columns of those read
+        episode = np.take_along_axis(np.hstack([read, learnt]), behind, 1)  # (n, e)
+        np.put_along_axis(episode, place, learnt, 1)
+        return history, low + episode
+
+    def tail(self,
+        size: np.ndarray,  # episodes of histories
+        others: int,  # episodes that a window has beside the one that is learnt
+    ) -> np.ndarray:  # episodes of their ends; what is read stands before them
+        "How long the end is, at least one episode."
+        return np.minimum(size - others, np.maximum(1, np.ceil(size * self.jump_to))).astype(int)
 
 # %% ../../nbs/data/05_dataset.ipynb #aa0e6c0f
 class Ablation:
@@ -395,9 +406,18 @@ def sorted(self: Windows) -> bool:
     return isinstance(self.choice, (Sorted, Ranked))
 
 @patch(as_prop=True)
-def learns_last(self: Windows) -> bool:
-    "Whether only the last episode of a window is learnt."
+def asks(self: Windows) -> bool:
+    "Whether only one episode of a window is learnt, of the end of its history."
     return isinstance(self.choice, Queried)
+
+@patch
+def learnt(self: Windows,
+    n_episodes: np.ndarray,  # (n,) of the history of each window
+    episode: np.ndarray,  # (n, e) of windows
+) -> np.ndarray:  # (n, e) bool
+    "Which episodes are learnt, in windows that ask."
+    low, high = (np.floor(n_episodes[:, None] * share).astype(int) for share in self.part)  # (n, 1)
+    return episode >= high - self.choice.tail(high - low, self.episodes - 1)
 
 # %% ../../nbs/data/05_dataset.ipynb #4797e72f
 @patch
@@ -406,7 +426,7 @@ def _check_leap(self: Windows):
     if self.episodes > 1: return
     if isinstance(choice, Leap) and choice.jump:
         raise UserError(f"a window that jumps has at least 2 episodes, not {self.episodes}")
-    if self.learns_last: raise UserError(f"a window with a question has at least 2 episodes, not {self.episodes}")
+    if self.asks: raise UserError(f"a window with a question has at least 2 episodes, not {self.episodes}")
 
 @patch
 def _check_ablations(self: Windows):
@@ -479,7 +499,7 @@ def windows_of(
     skip: float = 0.6,  # sort and scatter leave out the worst of a history: a random share, at most so much
     invert_rewards: bool = False,  # ablation: 1 - reward instead of every reward
     jitter: bool = False,  # any one episode of every k in turn, instead of every k-th
-    query: bool = False,  # episodes from anywhere in any order, then one of the end, which alone is learnt (DPT)
+    query: bool = False,  # episodes of a beginning in any order, and one of the end, which alone is learnt (DPT)
     weigh: bool = False,  # histories that improve more, and more steadily, are met more often
 ) -> Windows:
     "Windows by flat settings, as commands and files have them."
@@ -656,7 +676,7 @@ def _numbers(self: TrajectoryDataset, indices):
     if self.windows.ablations:
         length = self.store.episode_lengths[self.store_episodes(indices)]  # (b, e)
         columns["reward"] = self._ablated(columns["reward"], length, indices)  # (b, t)
-    learnt = _last_episode(mask, done) if self.windows.learns_last else mask  # (b, t)
+    learnt = mask & self._learnt(indices, np.cumsum(done, 1) - done) if self.windows.asks else mask  # (b, t)
     if self.wrote is not None: learnt = learnt & self._by_model(indices)
     return {**columns, "done": done, "mask": mask, **({} if learnt is mask else {"learnt": learnt})}
 
@@ -668,10 +688,11 @@ def _by_model(self: TrajectoryDataset, indices):
     row, _, _ = window_rows(first, self.store.episode_lengths[episode])
     return self.wrote[row]  # (b, t)
 
-def _last_episode(mask, done):
-    "Where the last episode of each window is: (b, t) bool."
-    before = np.cumsum(done, 1) - done  # (b, t) episodes that have ended
-    return mask & (before == done.sum(1, keepdims=True) - 1)
+@patch
+def _learnt(self: TrajectoryDataset, indices, which):
+    "Where the episode stands that windows ask about; `which` (b, t) episode of its window everything is of."
+    learnt = self.windows.learnt(np.diff(self.store.episode_offset)[self.history[indices]], self.episode[indices])
+    return np.take_along_axis(learnt, np.minimum(which, learnt.shape[1] - 1), 1)  # (b, t)
 
 # %% ../../nbs/data/05_dataset.ipynb #a0c4d04e
 @patch
@@ -765,14 +786,15 @@ def _text(self: TrajectoryDataset, indices):
     *written, sizes = read(indices)
     ids, field, mask = self._begun(*written)  # (b, l)
     ids, field = ids.astype(np.int64), field.astype(np.int64)  # (b, l)
-    learnt = mask if not self.windows.learns_last else mask & _last_tokens(mask, sizes[:, -1:])  # (b, l)
+    learnt = mask & self._learnt(indices, _episode_of_tokens(mask, sizes)) if self.windows.asks else mask  # (b, l)
     labels = np.where(learnt, ids, PADDING["labels"])  # (b, l)
     field = np.where(mask, field, PADDING["field"])  # (b, l)
     return dict(input_ids=np.where(mask, ids, 0), attention_mask=mask.astype(np.int64), labels=labels, field=field)
 
-def _last_tokens(mask, n):
-    "The last `n` (b, 1) places of each window that are no padding: (b, l)."
-    return np.arange(mask.shape[1]) >= mask.sum(1, keepdims=True) - n
+def _episode_of_tokens(mask, sizes):
+    "Which episode of its window each token is of: (b, l); a token that all begins with is of the first."
+    place = np.arange(mask.shape[1]) - (mask.sum(1) - sizes.sum(1))[:, None]  # (b, l)
+    return (place[..., None] >= np.cumsum(sizes, 1)[:, None]).sum(2)
 
 # %% ../../nbs/data/05_dataset.ipynb #91e8f0af
 @patch
