@@ -258,7 +258,8 @@ def test_table_and_figure(study, tmp_path):
 
 def test_a_task_with_fields_that_do_not_count(study):
     """As of the story task, whose prompts have no weight: None in the file, NaN in the table, and still a figure."""
-    records = [{**r, "points": [{**p, "bits_state": None} for p in r["points"]]} for r in study[1]]
+    known = map(with_clock, study[1])
+    records = [{**r, "points": [{**p, "bits_state": None} for p in r["points"]]} for r in known]
     table = study_table(records)
     assert table["bits_state"].isna().all() and table["bits_action"].notna().all()
     plot_study(table)
