@@ -143,7 +143,7 @@ def main():
     other.add_argument("--beside", type=Path, required=True, help="what the first command wrote")
     other.add_argument("--cut", action="store_true", help="a model and batches as small as ours")
     other.add_argument("--times", type=float, default=1., help="so many times the CPU time of ours; default: 1")
-    other.add_argument("--episodes", type=int, default=300, help="of each training goal; default: 300")
+    other.add_argument("--episodes", type=int, default=1000, help="of each training goal; default: 1,000")
     for command in (mine, other): command.add_argument("--out", type=Path, required=True, help="JSON file")
     args = parser.parse_args()
     args.out, beside = args.out.resolve(), getattr(args, "beside", None)
