@@ -111,11 +111,12 @@ def test_experiment_runs(path, tmp_path):
     [
         ["-p", "serializer", "coords", "-p", "window", "4"],
         ["-p", "model", "rl"],
-        ["-p", "context", "leap", "-p", "order", "state reward action"],
+        ["-p", "context", "leap", "-p", "source", "thompson_words", "-p", "order", "reward state action"],
+        ["-p", "context", "dpt"],
         ["-p", "context", "sorted"],
         ["-p", "source", "rloo", "-p", "bind", "none"],
     ],
-    ids=["coords", "rl", "leap", "sorted", "rloo"],
+    ids=["coords", "rl", "leap", "dpt", "sorted", "rloo"],
 )
 def test_sentiment_in_other_forms(parameters, tmp_path):
     out = tmp_path / "out.ipynb"

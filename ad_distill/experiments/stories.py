@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from ..data.dataset import Leap, Ranked, Strided, Windows
+from ..data.dataset import Leap, Queried, Ranked, Strided, Windows
 from ..evaluation.play import FEEDBACK, evaluate
 from ..evaluation.progress import progress_of
 from ..evaluation.statistics import gain, two_way_difference, two_way_interval
@@ -55,16 +55,18 @@ def tokens_of(
     return {"words": True, "vocab_size": 2048} if has_words(writer) else {"vocab_size": 768}
 
 # %% ../../nbs/experiments/06_stories.ipynb #4f1be870
-CONTEXTS = ("learning order", "leap", "sorted")
+CONTEXTS = ("learning order", "leap", "sorted", "expert", "dpt")
 
 def story_windows(
     context: str,  # of `CONTEXTS`
     n: int,  # rollouts
     stride: int = 1,  # in learning order: one of every k rollouts of a run
 ) -> Windows:
-    "Windows in learning order, from the beginning of a run to its end, or sorted by reward."
-    if context == "leap": return Windows(n, Leap(1., rest=Strided(1, from_start=0.)))
-    return Windows(n, Ranked() if context == "sorted" else Strided(stride, jitter=stride > 1))
+    "In learning order, from a run's begin to its end, sorted by reward, of its end alone, or with a question (DPT)."
+    if context == "expert": return Windows(n, Strided(1), part=(.75, 1.))
+    leap, queried = Leap(1., .25, .25, rest=Strided(1, from_start=0.)), Queried(.25)
+    choices = {"leap": leap, "sorted": Ranked(), "dpt": queried}
+    return Windows(n, choices.get(context, Strided(stride, jitter=stride > 1)))
 
 # %% ../../nbs/experiments/06_stories.ipynb #2c86b04f
 NAMES = {"true": "model", "zeroed": "rewards zeroed", "shuffled": "rewards shuffled", "inverted": "rewards inverted"}
