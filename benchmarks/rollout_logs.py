@@ -3,6 +3,7 @@ import json
 import random
 import shutil
 import tempfile
+from itertools import count, product
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -51,24 +52,26 @@ def read_logs_vs_orjson(quick: bool) -> dict:
 
 
 def import_logs_vs_orjson(quick: bool) -> dict:
-    "The complete form all the way into a store on disk; theirs: the files parsed, and nothing else."
-    runs, pairs = _runs("complete"), 1 if quick else 7
-    n = sum(1 for run in runs for _ in run.rollouts())
+    "Logs of the complete form all the way into a store on disk; theirs: the files parsed, and nothing else."
+    runs, copies, pairs = _runs("complete"), *((1, 1) if quick else (10, 5))
+    n = copies * sum(1 for run in runs for _ in run.rollouts())
+    with tempfile.TemporaryDirectory() as where:
+        logs, stores = Path(where, "a/b/logs"), count()  # without a tokenizer beside it to load
+        for run, i in product(runs, range(copies)): shutil.copytree(run.files[0].parent, logs / f"{run.name}_{i}")
+        files = [file for run in TrlX().runs(logs, IDS) for file in run.files]
 
-    def ours():
-        with tempfile.TemporaryDirectory() as where:
-            logs = shutil.copytree(LOGS / "complete", Path(where) / "a/b/logs")  # without a tokenizer beside it to load
-            store, _ = import_log("trlx", logs, Path(where) / "store")
+        def ours():
+            store, _ = import_log("trlx", logs, Path(where, f"store{next(stores)}"))
             if len(store.episode_lengths) != n: raise AssertionError("the import lost rollouts")
-        return n
+            return n
 
-    def theirs():
-        for run in runs:
-            for file in run.files: loads(file.read_bytes())
-        return n
+        def theirs():
+            for file in files: loads(file.read_bytes())
+            return n
 
-    what = f"{_what(runs)}, written as {n:,} episodes of tokens; theirs: {loads.__module__}.loads of each file"
-    return {**compare(ours, theirs, pairs), "unit": "rollouts per CPU-second", "target": {}, "what": what}
+        what = (f"{_what(runs)}, {copies} times, written as {n:,} episodes of tokens; "
+                f"theirs: {loads.__module__}.loads of each file")
+        return {**compare(ours, theirs, pairs), "unit": "rollouts per CPU-second", "target": {}, "what": what}
 
 
 ASKED, SAID = "Tell a story about a fox. " * 16, "The fox was sad, and lost its way home. " * 40
