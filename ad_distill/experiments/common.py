@@ -39,7 +39,7 @@ from ..data.kept import copy_lines
 from ..data.store import Store, StoreWriter
 from ..evaluation.baselines import play_random, recorded_curve
 from ..evaluation.play import SHARES, evaluate
-from ..evaluation.plot import STYLE, plot_curves, plot_instances
+from ..evaluation.plot import STYLE, draw_legend, plot_curves, plot_instances
 from ..evaluation.statistics import episodes_to, gain, interval_text, known_shares, two_way_difference
 from ..language.serializer import Serializer
 from ..models.loading import load_model
@@ -458,7 +458,7 @@ def picture(
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.8), layout="constrained", width_ratios=(3, 2))
     plot_curves(table, left, window=window).set_title(title)
     if "optimum" not in set(table["agent"]): left.axhline(1, color=STYLE["optimum"][1], ls="--", lw=1.2, label=top)
-    left.legend(fontsize=8, framealpha=.85, edgecolor="none")
+    draw_legend(left)
     first = table["agent"].iloc[0]
     plot_instances(table[table.agent == first], right).set_title(f"{NAMES.get(first, first)} by held-out instance")
     return figure, [left, right]
