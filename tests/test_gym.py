@@ -124,6 +124,21 @@ def test_variations_reach_the_environment():
     assert task.best_return([5])[0] == pytest.approx(200 * told["reward_scale"])
 
 
+def test_a_pendulum_is_paid_for_its_own_angle():
+    "What it is paid depends on the distance from the target and on nothing else that differs."
+    task = make_task("gym:Pendulum-v1", vary="target", max_steps=20)
+    env, target = task.render_env(3, None), task.describe(3)["target"]
+    env.reset(seed=0)
+    stand, push = np.zeros(1, np.float32), np.ones(1, np.float32)
+    for off in (0.0, 0.5, -3.0):
+        env.unwrapped.state = np.array([target + off + 4 * np.pi, 0.0])
+        assert env.step(stand)[1] == pytest.approx(-(off**2), abs=1e-5)
+    env.unwrapped.state = np.array([target, 2.0])
+    assert env.step(push)[1] == pytest.approx(-0.4 - 0.001, abs=1e-5)
+    with pytest.raises(UserError, match="has no number 'target'"):
+        make_task("gym:CartPole-v1", vary="target").describe(0)
+
+
 def test_a_variation_of_ones_own():
     VARIATIONS["tau"] = attribute("tau", 0.01, 0.03)
     try:
