@@ -111,8 +111,8 @@ def test_experiment_runs(path, tmp_path):
     [
         ["-p", "serializer", "coords", "-p", "window", "4"],
         ["-p", "model", "rl"],
-        ["-p", "context", "leap", "-p", "source", "thompson_words", "-p", "order", "reward state action"],
-        ["-p", "context", "dpt"],
+        ["-p", "context", "leap", "-p", "order", "state reward action"],
+        ["-p", "context", "dpt", "-p", "order", "reward state action"],
         ["-p", "context", "sorted"],
         ["-p", "source", "rloo", "-p", "bind", "none"],
     ],

@@ -64,8 +64,8 @@ def draw_legend(
 ) -> None:
     "Say whose the lines are: in the axes, or beside them where they are many."
     many = len(ax.get_legend_handles_labels()[1]) > 6
-    beside = {"loc": "upper left", "bbox_to_anchor": (1, 1), "frameon": False} if many else {}
-    ax.legend(**{"fontsize": 8, "framealpha": .85, "edgecolor": "none", **beside})
+    place = {"loc": "upper left", "bbox_to_anchor": (1, 1)} if many else {}
+    ax.legend(fontsize=8, framealpha=.85, edgecolor="none", **place)
 
 def _plain_ticks(ax):
     "1, 2, 5, 10, 20, ... in place of powers of ten."

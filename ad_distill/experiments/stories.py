@@ -62,10 +62,9 @@ def story_windows(
     n: int,  # rollouts
     stride: int = 1,  # in learning order: one of every k rollouts of a run
 ) -> Windows:
-    "In learning order, from a run's begin to its end, sorted by reward, of its end alone, or with a question (DPT)."
+    "In learning order, from beginning to end of a run, sorted by reward, of its end alone, or with a question (DPT)."
     if context == "expert": return Windows(n, Strided(1), part=(.75, 1.))
-    leap, queried = Leap(1., .25, .25, rest=Strided(1, from_start=0.)), Queried(.25)
-    choices = {"leap": leap, "sorted": Ranked(), "dpt": queried}
+    choices = {"leap": Leap(1., .25, .25, rest=Strided(1, from_start=0.)), "sorted": Ranked(), "dpt": Queried(.25)}
     return Windows(n, choices.get(context, Strided(stride, jitter=stride > 1)))
 
 # %% ../../nbs/experiments/06_stories.ipynb #2c86b04f
