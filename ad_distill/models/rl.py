@@ -269,13 +269,13 @@ def mode(self: ValueHead, params: Tensor) -> Tensor:  # (..., parameters) -> (..
 
 # %% ../../nbs/20_models_rl.ipynb #2f11af8c
 def rotate(
-    x: Tensor,  # (b, h, t, d) queries or keys
+    x: Tensor,  # (..., t, d) queries or keys
     angle: Tensor,  # (t, d / 2) in radians
-) -> Tensor:  # (b, h, t, d)
+) -> Tensor:  # (..., t, d)
     "Rotary position embedding (Su et al. 2021, arXiv 2104.09864)."
-    a, b = x.chunk(2, -1)  # (b, h, t, d / 2) each
+    a, b = x.chunk(2, -1)  # (..., t, d / 2) each
     cos, sin = angle.cos(), angle.sin()  # (t, d / 2)
-    return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)  # (b, h, t, d)
+    return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)  # (..., t, d)
 
 # %% ../../nbs/20_models_rl.ipynb #b2dbdf6c
 class Block(nn.Module):
@@ -294,8 +294,8 @@ class Block(nn.Module):
         "Queries, keys and values (b, h, t, d), positions rotated in."
         b, t, width = x.shape
         qkv = self.query_key_value(self.norm_1(x)).view(b, t, 3, self.heads, width // self.heads)  # (b, t, 3, h, d)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (b, h, t, d) each
-        return rotate(q, angle), rotate(k, angle), v
+        qkv = qkv.permute(2, 0, 3, 1, 4)  # (3, b, h, t, d)
+        return *rotate(qkv[:2], angle), qkv[2]
 
     def finish(self, x: Tensor, attended: Tensor) -> Tensor:
         "Add what was attended to (b, h, t, d), and the feed-forward layer's part, to x (b, t, width)."
@@ -721,11 +721,11 @@ def act(self: RLModel,
     state: Tensor,  # (b, *s) the state to act in
     cache: Cache,  # of what came before; updated
     u: Tensor,  # (b, n) random numbers, see `ValueHead.sample`
-) -> tuple[Tensor, Tensor, Tensor | None]:  # action (b, *a), logprob (b,), expected reward (b,), None if untrained
+) -> tuple[Tensor, Tensor, Tensor | None]:  # action (b, *a), logprob (b,), likeliest reward (b,) if those are classes
     "Sample actions. Then tell the cache what came of them: `observe`."
     h = self.step(state, cache)  # (b, width)
     action, logprob = self.action_head.sample(self.action_head(h), u)
-    if not self.settings.loss_weights["reward"]: return action, logprob, None
+    if not (self.settings.loss_weights["reward"] and self.settings.reward_values): return action, logprob, None
     expected = self._expected(h[:, None], action[:, None])[:, 0]  # (b,)
     return action, logprob, expected
 
