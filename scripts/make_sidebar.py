@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NBS = ROOT / "nbs"
 GUIDES = ("ten_minutes", "own_task", "gymnasium", "rlhf_logs", "own_rlhf", "serializer", "scale", "reading_results")
 PAGES = ("commands", "reference", "glossary", "open_questions")
-EXPERIMENTS = ("darkroom", "bandit", "sentiment", "reviews", "serializers", "cartpole", "lunarlander")
+EXPERIMENTS = ("darkroom", "bandit", "sentiment", "reviews", "serializers", "cartpole", "lunarlander", "pendulum")
 FIRST = "Start"  # these pages stand above all sections, and are always seen; the sections are folded
 SECTIONS = {  # title -> patterns of notebooks, in the order in which they are read: first what people call
     FIRST: [*(f"guides/{g}" for g in GUIDES), "results", *(f"guides/{p}" for p in PAGES), "guides/*"],

@@ -33,6 +33,7 @@ RESULTS = {  # what others read from the results of an experiment
         "random_last",
         "animated",
     },
+    "exp_pendulum": {"first", "last", "gain", "ci", "source_final", "expert_last", "split", "above", "told"},
     "exp_reviews": {
         "reader",
         "bind",
