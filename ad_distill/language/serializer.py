@@ -98,9 +98,7 @@ class Serializer:
     @cached_property
     def codecs(self) -> dict[str, tuple[list[Codec], tuple[int, ...]]]:
         "By field: its codecs, and the coordinate that each writes."
-        found = {f: self._codecs(f) for f in (*self.order, "end")}
-        actions, index = found["action"]
-        return found | dict(echo=([self._echo_codec(c) for c in actions], index))
+        return self._all_codecs()
 
     @cached_property
     def rows(self) -> tuple[list[Slot], list[Slot]]: return self._lay_out()  # of a transition, of an episode's end
@@ -108,6 +106,14 @@ class Serializer:
     def parts(self) -> Parts: return self._part()
     @cached_property
     def _row(self) -> re.Pattern: return self._row_pattern()
+
+# %% ../../nbs/language/02_serializer.ipynb #d63404c9
+@patch
+def _all_codecs(self: Serializer):
+    "Codecs of all fields, of the end of an episode and of the action written again."
+    found = {f: self._codecs(f) for f in (*self.order, "end")}
+    actions, index = found["action"]
+    return found | dict(echo=([self._echo_codec(c) for c in actions], index))
 
 # %% ../../nbs/language/02_serializer.ipynb #a56a6637
 @patch

@@ -265,12 +265,7 @@ class GymTask(Task):
         super().__post_init__()
         object.__setattr__(self, "name", f"gym:{self.id}")
         if math.isnan(self.best): object.__setattr__(self, "best", math.nan)  # tasks with the same NaN are equal
-        for name, low in (("variants", 2), ("max_steps", 0), ("random_steps", 1), ("max_state", 1)):
-            value = getattr(self, name)
-            if value < low: raise UserError(f"{name} must be at least {low}, not {value}")
-        if self.n_instances < 2:
-            raise UserError(f"{self.name} with vary={self.vary!r} has {self.n_instances} instance; both splits need "
-                            "one. Vary something else too")
+        self._check_numbers()
 
     def __reduce__(self): return type(self), tuple(getattr(self, f.name) for f in fields(self))  # nothing cached
 
@@ -288,6 +283,16 @@ class GymTask(Task):
         found = parse_vary(self.vary, self.first)
         self._check_kept(found)
         return found
+
+# %% ../../nbs/tasks/04_gym.ipynb #43aba9db
+@patch
+def _check_numbers(self: GymTask):
+    for name, low in (("variants", 2), ("max_steps", 0), ("random_steps", 1), ("max_state", 1)):
+        value = getattr(self, name)
+        if value < low: raise UserError(f"{name} must be at least {low}, not {value}")
+    if self.n_instances < 2:
+        raise UserError(f"{self.name} with vary={self.vary!r} has {self.n_instances} instance; both splits need "
+                        "one. Vary something else too")
 
 # %% ../../nbs/tasks/04_gym.ipynb #ea1dfaca
 def _own_names(module):
